@@ -1,0 +1,214 @@
+"""A database whose turns are durable in a redo log first, and committed by SQLite many at once.
+
+Statements run at once, inside a transaction that stays open over many turns: reads see everything, and a statement
+that fails refuses its turn before anything is promised. `commit` writes the turn's statements to the redo log and waits
+for the disk; `settle` is SQLite's own commit, a little later, without waiting. A turn that is rolled back
+takes the whole transaction with it; the turns before it are done again from the log, as after a kill.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sqlite3
+
+from graced.base.errors import StoreError
+from graced.store.db import os_error, translate
+from graced.store.redo import Full, RedoLog
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from graced.store.db import Database
+
+_MARSHAL_VERSION = 4
+"""Since Python 3.4, and read by all later ones: a log may be left by one release of Debian and read by the next."""
+
+
+class Durable:
+    """See the module. Every method raises StoreError; after one from anything but `settle`, call `rollback`.
+
+    The database has a table ``head`` of one row with the columns ``redo_seq``, ``redo_place`` and ``redo_id``.
+    `settled` is called after each commit of SQLite, outside a transaction.
+    """
+
+    def __init__(self, db: Database, *, sync: bool = True) -> None:
+        """Open the log beside `db`, whose commits need not wait for the disk, and redo what it has more."""
+        self._db = db
+        self._connection = db.connection
+        self._sync = sync
+        self._turn: list[tuple[str, Sequence[Sequence[Any]]]] = []
+        self._dirty = False
+        self._stuck = False
+        self.unsettled = 0
+        self.settled: Callable[[], object] = _nothing
+        self._applied: int
+        self._place: int
+        self._applied, self._place, identity = db.rows("SELECT redo_seq, redo_place, redo_id FROM head")[0]
+        path = f"{db.path}-redo"
+        log = None if identity is None else RedoLog.load(path, bytes.fromhex(identity), sync=sync)
+        self.log = self._found() if log is None else self._redone(log)
+
+    def _found(self) -> RedoLog:
+        """A log for a database that has none."""
+        identity = os.urandom(16)
+        log = RedoLog.create(f"{self._db.path}-redo", identity, self._applied, sync=self._sync)
+        try:
+            with self._db.transaction():
+                self._db.execute("UPDATE head SET redo_place = 0, redo_id = ?", (identity.hex(),))
+            self._sync_database()
+        except StoreError:
+            log.close()
+            raise
+        self._place = 0
+        return log
+
+    def _redone(self, log: RedoLog) -> RedoLog:
+        self.log = log
+        try:
+            self._run(log.resume(self._applied, self._place))
+            self.settle()
+            self._sync_database()
+        except StoreError:
+            log.close()
+            raise
+        log.synced(self._applied)
+        return log
+
+    # -- a turn -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the transaction unless it is."""
+        if not self._connection.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def outside(self, sql: str, values: Sequence[Any] = ()) -> None:
+        """Run and commit one statement, durably, while nothing else is under way."""
+        with self._db.transaction():
+            self._db.execute(sql, values)
+        self._sync_database()
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> None:
+        """Run one statement in this turn."""
+        self.many(sql, [values])
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for many rows in this turn."""
+        connection = self._connection
+        self._dirty = True
+        try:
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise translate(error, self._db.path) from error
+        self._turn.append((sql, rows))
+
+    def commit(self) -> None:
+        """The turn is on disk on return; nothing of it is, when this raises."""
+        if not self._turn:
+            return
+        if self._stuck:
+            self._commit_all()
+        else:
+            try:
+                self.log.append(marshal.dumps(self._turn, _MARSHAL_VERSION))
+                self.unsettled += sum(len(rows) for _, rows in self._turn)
+            except Full:
+                self._commit_all()
+        self._turn = []
+        self._dirty = False
+
+    def rollback(self) -> None:
+        """Forget what was run since the last `commit`."""
+        if not self._dirty and (self._connection.in_transaction or not self.unsettled):
+            if not self.unsettled:
+                # what was only looked up may have begun one
+                self._db.rollback()
+            return
+        self._turn = []
+        self._dirty = False
+        self._db.rollback()
+        if self.unsettled:
+            self._again()
+
+    # -- SQLite's part ----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Commit the turns so far; in the middle of a turn nothing happens."""
+        if not self.unsettled or self._dirty:
+            return
+        try:
+            self._commit_database()
+        except StoreError:
+            # every turn from here on waits for SQLite again
+            self._stuck = True
+            self._db.rollback()
+            self._again()
+            raise
+
+    def _commit_all(self) -> None:
+        """The long way: this turn and those before it, without the log."""
+        self.log.make_void()
+        self._commit_database()
+        self._sync_database()
+        self.log.synced(self._applied)
+
+    def _commit_database(self) -> None:
+        seq, place = self.log.seq, self.log.place
+        self._db.execute("UPDATE head SET redo_seq = ?, redo_place = ?", (seq, place))
+        self._db.commit()
+        self._applied, self._place = seq, place
+        self.unsettled = 0
+        self._stuck = False
+        self.settled()
+
+    def _again(self) -> None:
+        """Run the turns after the last that SQLite committed, in a new transaction."""
+        self._run(self.log.read(self._applied, self._place))
+
+    def _run(self, payloads: list[bytes]) -> None:
+        self.unsettled = 0
+        for payload in payloads:
+            self.begin()
+            # only we write that file, and a record begins with its secret salt
+            for sql, rows in marshal.loads(payload):  # noqa: S302
+                self._db.executemany(sql, rows)
+                self.unsettled += len(rows)
+
+    @property
+    def applied(self) -> int:
+        """The number of the last turn that SQLite has."""
+        return self._applied
+
+    def _sync_database(self) -> None:
+        """Everything that SQLite has committed is on disk on return."""
+        if self._sync:
+            sync_log(self._db.path)
+
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
+
+
+def sync_log(path: str) -> None:
+    """Sync the write-ahead log of the database at `path`. For any thread. Raises StoreError."""
+    try:
+        fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # closed for good, or never written: all of it is in the database
+        return
+    except OSError as error:
+        raise os_error(path, error) from error
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise os_error(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""

@@ -1,0 +1,384 @@
+"""The queue's rows: every task and its history in SQLite, written in batches by one process.
+
+The partial index ``task_queue`` *is* the queue; memory holds only its head. What one turn writes becomes durable
+together with `commit` (group commit; graced.store.durable): nothing may be acknowledged before it returns.
+A task's number is never used again, also after its row is gone (`head.next_task`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from contextlib import suppress
+
+from graced.base.errors import StoreError
+from graced.model.task import COLUMNS, LEASED, QUEUED, WAITING, Task
+from graced.store.db import Database, open_database, translate
+from graced.store.durable import Durable
+from graced.store.taskrows import insertions, steps, updates
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+MIGRATIONS = (
+    """
+    CREATE TABLE boot (id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE, offset_us INTEGER NOT NULL);
+    CREATE TABLE head (
+      one INTEGER PRIMARY KEY CHECK (one = 1), next_task INTEGER NOT NULL, last_us INTEGER NOT NULL
+    );
+    INSERT INTO head VALUES (1, 1, 0);
+    CREATE TABLE task (
+      id INTEGER PRIMARY KEY,
+      state INTEGER NOT NULL,
+      priority INTEGER NOT NULL,
+      rank INTEGER NOT NULL,
+      attempts INTEGER NOT NULL,
+      failures INTEGER NOT NULL,
+      max_attempts INTEGER NOT NULL,
+      parent INTEGER,
+      open_children INTEGER NOT NULL,
+      on_child_failure INTEGER NOT NULL,
+      handler TEXT NOT NULL,
+      task_type TEXT NOT NULL,
+      origin TEXT NOT NULL,
+      intent_id TEXT,
+      idempotency_key TEXT,
+      sla_seconds INTEGER NOT NULL,
+      created_us INTEGER NOT NULL,
+      created_wall_us INTEGER NOT NULL,
+      deadline_wall_us INTEGER NOT NULL,
+      deadline_boot INTEGER NOT NULL,
+      deadline_boottime_us INTEGER NOT NULL,
+      not_before_us INTEGER,
+      sla_state INTEGER NOT NULL,
+      sla_next_us INTEGER,
+      worker TEXT,
+      started_us INTEGER,
+      finished_us INTEGER,
+      context TEXT NOT NULL,
+      reasoning TEXT,
+      error TEXT,
+      result TEXT
+    );
+    CREATE INDEX task_queue ON task (handler, rank) WHERE state = 0;
+    CREATE INDEX task_waiting ON task (not_before_us) WHERE state = 1 AND not_before_us IS NOT NULL;
+    CREATE INDEX task_leased ON task (state) WHERE state = 2;
+    CREATE INDEX task_sla ON task (sla_next_us) WHERE sla_next_us IS NOT NULL;
+    CREATE INDEX task_parent ON task (parent) WHERE parent IS NOT NULL;
+    CREATE INDEX task_finished ON task (state, finished_us) WHERE finished_us IS NOT NULL;
+    CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key IS NOT NULL AND state < 3;
+    CREATE TABLE task_event (
+      task INTEGER NOT NULL, at_us INTEGER NOT NULL, kind TEXT NOT NULL, attempt INTEGER NOT NULL, detail TEXT,
+      PRIMARY KEY (task, at_us)
+    ) WITHOUT ROWID;
+    CREATE TABLE tally (
+      handler TEXT NOT NULL, origin TEXT NOT NULL, priority INTEGER NOT NULL, state INTEGER NOT NULL,
+      n INTEGER NOT NULL,
+      PRIMARY KEY (handler, origin, priority, state)
+    ) WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE task ADD COLUMN failed_children INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE task ADD COLUMN done_children INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE task ADD COLUMN progress TEXT;
+    CREATE INDEX task_family ON task (id) WHERE state = 1 AND not_before_us IS NULL;
+    CREATE TABLE handler_mode (
+      handler TEXT PRIMARY KEY, mode TEXT NOT NULL, reason TEXT NOT NULL, set_by TEXT NOT NULL,
+      since_us INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
+    # What a row says by itself is not stored a second time: most tasks have no event of their own.
+    """
+    DELETE FROM task_event WHERE kind IN ('submitted', 'completed') OR kind = 'leased' AND EXISTS (
+      SELECT 1 FROM task WHERE id = task AND attempts = attempt AND state IN (2, 3)
+    );
+    CREATE VIEW task_history AS
+      SELECT task, at_us, kind, attempt, detail FROM task_event
+      UNION ALL SELECT id, created_us, 'submitted', 0, NULL FROM task
+      UNION ALL SELECT id, started_us, 'leased', attempts, worker FROM task
+        WHERE state IN (2, 3) AND started_us IS NOT NULL
+      UNION ALL SELECT id, finished_us, 'completed', attempts, NULL FROM task WHERE state = 3;
+    """,
+    # The same rows as before: finished_us is set exactly while a task has ended. But a lease does not change it, and so
+    # leaves this index, the dearest one, alone.
+    """
+    DROP INDEX task_idempotency;
+    CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key)
+      WHERE idempotency_key IS NOT NULL AND finished_us IS NULL;
+    """,
+    # Which turns of the redo log (graced.store.durable) are in here, and which file that log is.
+    """
+    ALTER TABLE head ADD COLUMN redo_seq INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE head ADD COLUMN redo_place INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE head ADD COLUMN redo_id TEXT;
+    """,
+)
+
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM task"  # noqa: S608  # constants
+_DEADLINE_UPDATE = "UPDATE task SET deadline_wall_us = ?, deadline_boot = ?, deadline_boottime_us = ? WHERE id = ?"
+_EVENT = "INSERT INTO task_event VALUES (?, ?, ?, ?, ?)"
+_LIVE_WITH_KEY = "SELECT id FROM task WHERE idempotency_key = ? AND finished_us IS NULL"
+_HEAD = "UPDATE head SET next_task = ?, last_us = ?"
+_TALLY = "INSERT INTO tally VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_LISTS = {QUEUED: ("task_queue", "handler, rank, id"), LEASED: ("task_leased", "id")}
+_DEADLINE = slice(COLUMNS.index("deadline_wall_us"), COLUMNS.index("deadline_boottime_us") + 1)
+_TEXTS = slice(COLUMNS.index("context"), COLUMNS.index("result") + 1)
+MAX_READ_BYTES = 4 << 20
+"""Of texts that one query brings into memory: rows are at most 64 KiB each, but there may be many."""
+
+
+class TaskStore:
+    """See the module. Every method raises StoreError; after one from `write` or `commit`, call `rollback`."""
+
+    def __init__(self, path: str, *, synchronous: str = "FULL") -> None:
+        self.db: Database = open_database(path, MIGRATIONS, synchronous="NORMAL", shrinkable=True)
+        self._connection = self.db.connection
+        try:
+            self.durable = Durable(self.db, sync=synchronous == "FULL")
+        except StoreError:
+            self.db.close()
+            raise
+        self._offsets: dict[int, int] = {}
+        self._deadline_us: Callable[[int, int, int, int], int] = _unbound
+
+    # -- the boot we are in -----------------------------------------------------------------------------------------
+
+    def last_us(self) -> int:
+        """The newest stamp ever committed."""
+        value: int = self.db.rows("SELECT last_us FROM head")[0][0]
+        return value
+
+    def boot(self, boot_id: str, first_offset_us: Callable[[], int]) -> tuple[int, int, bool]:
+        """(number, offset in µs, is this the first start in it) of this boot; the first start fixes the offset."""
+        rows = self.db.rows("SELECT id, offset_us FROM boot WHERE boot_id = ?", (boot_id,))
+        first = not rows
+        if first:
+            self.durable.outside("INSERT INTO boot (boot_id, offset_us) VALUES (?, ?)", (boot_id, first_offset_us()))
+            rows = self.db.rows("SELECT id, offset_us FROM boot WHERE boot_id = ?", (boot_id,))
+        self._offsets = dict(self.db.rows("SELECT id, offset_us FROM boot"))
+        number, offset_us = rows[0]
+        return number, offset_us, first
+
+    def bind(self, deadline_us: Callable[[int, int, int, int], int]) -> None:
+        """How a stored deadline becomes queue time: (boot, boottime, wall, that boot's offset) → queue time."""
+        self._deadline_us = deadline_us
+
+    def _tasks(self, where: str, values: tuple[Any, ...]) -> list[Task]:
+        return self._bounded(where, values, sys.maxsize)[0]
+
+    def _bounded(self, where: str, values: tuple[Any, ...], room: int) -> tuple[list[Task], bool]:
+        """Tasks until their texts are `room` bytes together, at least one; and whether there were more."""
+        offsets = self._offsets
+        tasks: list[Task] = []
+        try:
+            for row in self._connection.execute(f"{_SELECT} {where}", values):
+                if room < 0:
+                    return tasks, True
+                context, reasoning, error, result = row[_TEXTS]
+                room -= len(context) + len(reasoning or "") + len(error or "") + len(result or "")
+                wall_us, boot, boottime_us = row[_DEADLINE]
+                tasks.append(Task(row, self._deadline_us(boot, boottime_us, wall_us, offsets.get(boot, 0))))
+        except sqlite3.Error as error:
+            raise translate(error, self.db.path) from error
+        return tasks, False
+
+    # -- Rows: what the engine asks (graced.htm.turn) ---------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """The number the next task gets."""
+        value: int = self.db.rows("SELECT next_task FROM head")[0][0]
+        return value
+
+    def tally(self) -> list[tuple[str, str, int, int, int]]:
+        """Counts: (handler, origin, priority, state, n)."""
+        return self.db.rows("SELECT handler, origin, priority, state, n FROM tally WHERE n != 0")
+
+    def load(self, number: int) -> Task | None:
+        """One task."""
+        tasks = self._tasks("WHERE id = ?", (number,))
+        return tasks[0] if tasks else None
+
+    def live_with_key(self, key: str) -> int:
+        """The live task with this idempotency key, or 0.
+
+        Asked for every task that comes in: a look inside a transaction costs a third of one outside, and the turn that
+        asks is about to write anyway.
+        """
+        connection = self._connection
+        self.durable.begin()
+        try:
+            row = connection.execute(_LIVE_WITH_KEY, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, self.db.path) from error
+        return 0 if row is None else row[0]
+
+    def queued(self, handler: str, start: tuple[int, int], limit: int) -> tuple[list[Task], bool]:
+        """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more."""
+        where = "WHERE handler = ? AND state = 0 AND (rank, id) >= (?, ?) ORDER BY rank, id LIMIT ?"
+        tasks, more = self._bounded(where, (handler, *start, limit), MAX_READ_BYTES)
+        return tasks, more or len(tasks) == limit
+
+    def leased(self) -> list[Task]:
+        """All leased tasks."""
+        return self._tasks("WHERE state = 2 ORDER BY id", ())
+
+    def live_children(self, parent: int, limit: int = -1) -> list[Task]:
+        """Live tasks with this parent, oldest first; all of them without a limit."""
+        return self._tasks("WHERE parent = ? AND state < 3 ORDER BY id LIMIT ?", (parent, limit))
+
+    def children(self, parent: int, limit: int) -> list[Task]:
+        """Tasks with this parent in any state, oldest first."""
+        return self._tasks("WHERE parent = ? ORDER BY id LIMIT ?", (parent, limit))
+
+    def failed_child(self, parent: int) -> Task | None:
+        """The child that ended last in another way than done."""
+        tasks = self._tasks("WHERE parent = ? AND state > 3 ORDER BY finished_us DESC LIMIT 1", (parent,))
+        return tasks[0] if tasks else None
+
+    def ahead(self, handler: str, before: tuple[int, int], limit: int) -> int:
+        """How many queued tasks of a handler come before (rank, id), counted up to `limit`."""
+        sql = "SELECT 1 FROM task WHERE handler = ? AND state = 0 AND (rank, id) < (?, ?) LIMIT ?"
+        rows = self.db.rows(f"SELECT count(*) FROM ({sql})", (handler, *before, limit))  # noqa: S608  # a constant
+        count: int = rows[0][0]
+        return count
+
+    def oldest_queued(self, handler: str, limit: int) -> list[tuple[int, int]]:
+        """(priority, created) of the oldest queued task of each priority, among the first `limit` of a handler."""
+        sql = "SELECT priority, created_us FROM task WHERE handler = ? AND state = 0 ORDER BY rank, id LIMIT ?"
+        return self.db.rows(
+            f"SELECT priority, min(created_us) FROM ({sql}) GROUP BY priority ORDER BY priority",  # noqa: S608
+            (handler, limit),
+        )
+
+    def modes(self) -> list[tuple[str, str, str, str, int]]:
+        """Handlers that are held: (handler, mode, reason, by, since)."""
+        return self.db.rows("SELECT handler, mode, reason, set_by, since_us FROM handler_mode ORDER BY handler")
+
+    def set_mode(self, mode: tuple[str, str, str, str, int]) -> None:
+        """Keep or replace a handler's mode, in the open transaction."""
+        self.durable.one("INSERT OR REPLACE INTO handler_mode VALUES (?, ?, ?, ?, ?)", mode)
+
+    def clear_mode(self, handler: str) -> None:
+        """Forget a handler's mode, in the open transaction."""
+        self.durable.one("DELETE FROM handler_mode WHERE handler = ?", (handler,))
+
+    def set_deadline(self, task: Task) -> None:
+        """Store a new deadline of a stored task, in the open transaction; `write` leaves deadlines alone."""
+        values = (task.deadline_wall_us, task.deadline_boot, task.deadline_boottime_us, task.id)
+        self.durable.one(_DEADLINE_UPDATE, values)
+
+    def due(self, now_us: int, limit: int) -> list[Task]:
+        """Waiting tasks whose pause is over."""
+        return self._tasks(
+            "WHERE state = 1 AND not_before_us IS NOT NULL AND not_before_us <= ? ORDER BY not_before_us LIMIT ?",
+            (now_us, limit),
+        )
+
+    def next_due_us(self) -> int | None:
+        """When the next pause ends."""
+        return self._least("not_before_us", "state = 1 AND not_before_us IS NOT NULL")
+
+    def sla_due(self, now_us: int, limit: int) -> list[Task]:
+        """Live tasks with an SLA event due."""
+        return self._tasks(
+            "WHERE sla_next_us IS NOT NULL AND sla_next_us <= ? ORDER BY sla_next_us LIMIT ?", (now_us, limit)
+        )
+
+    def next_sla_us(self) -> int | None:
+        """When the next SLA event is due."""
+        return self._least("sla_next_us", "sla_next_us IS NOT NULL")
+
+    def _least(self, column: str, where: str) -> int | None:
+        rows = self.db.rows(f"SELECT {column} FROM task WHERE {where} ORDER BY {column} LIMIT 1")  # noqa: S608
+        return rows[0][0] if rows else None
+
+    def write(
+        self,
+        new: Iterable[Task],
+        changed: Iterable[Task],
+        brief: Iterable[Task],
+        events: list[tuple[int, int, str, int, str | None]],
+        tally: list[tuple[str, str, int, int, int]],
+        next_id: int,
+        last_us: int,
+    ) -> None:
+        """Execute all this in the open transaction (begun when none is)."""
+        many = self.durable.many
+        # updates first: one of them may free the idempotency key that a new task uses
+        for statement, rows in (*updates(changed), *steps(brief), *insertions(new)):
+            many(statement, rows)
+        if events:
+            many(_EVENT, events)
+        if tally:
+            many(_TALLY, tally)
+        many(_HEAD, [(next_id, last_us)])
+
+    # -- for the owner ----------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything written durable."""
+        self.durable.commit()
+
+    def settle(self) -> None:
+        """Let SQLite commit what is durable already."""
+        self.durable.settle()
+
+    def probe(self) -> None:
+        """Write without changing anything, so that the next `commit` shows whether the disk takes one."""
+        self.durable.one("UPDATE head SET last_us = last_us")
+
+    def rollback(self) -> None:
+        """Forget everything written since the last commit."""
+        self.durable.rollback()
+
+    def events(self, number: int) -> list[tuple[int, str, int, str | None]]:
+        """A task's history: (queue time, kind, attempt, detail)."""
+        return self.db.rows(
+            "SELECT at_us, kind, attempt, detail FROM task_history WHERE task = ? ORDER BY at_us", (number,)
+        )
+
+    def listed(self, *, state: int | None, handler: str | None, limit: int) -> tuple[list[Task], bool]:
+        """Tasks for a person to look at: queued ones in the order they will run, ended ones newest first; and whether
+        their size cut the list short.
+
+        Each query walks an index (or the newest numbers), so its cost goes with `limit`; only a rare handler among
+        many ended tasks has to be searched for.
+        """
+        if state == WAITING:
+            # those that wait for a time, then those that wait for their children
+            where = "state = 1 AND not_before_us IS NOT NULL"
+            delayed, cut = self._some("task_waiting", where, "not_before_us", handler, limit)
+            left = limit - len(delayed)
+            if cut or not left:
+                return delayed, cut
+            others, cut = self._some("task_family", "state = 1 AND not_before_us IS NULL", "id", handler, left)
+            return delayed + others, cut
+        if state is None:
+            return self._some("", "1", "id DESC", handler, limit)
+        if state in _LISTS:
+            return self._some(_LISTS[state][0], f"state = {int(state)}", _LISTS[state][1], handler, limit)
+        where = f"state = {int(state)} AND finished_us IS NOT NULL"
+        return self._some("task_finished", where, "state, finished_us DESC", handler, limit)
+
+    def _some(self, index: str, where: str, order: str, handler: str | None, limit: int) -> tuple[list[Task], bool]:
+        hint = f"INDEXED BY {index} " if index else ""
+        if handler is None:
+            return self._bounded(f"{hint}WHERE {where} ORDER BY {order} LIMIT ?", (limit,), MAX_READ_BYTES)
+        return self._bounded(
+            f"{hint}WHERE {where} AND handler = ? ORDER BY {order} LIMIT ?", (handler, limit), MAX_READ_BYTES
+        )
+
+    def close(self) -> None:
+        """Close the files; what was not committed is gone."""
+        # what SQLite cannot take now is in the redo log
+        with suppress(StoreError):
+            self.durable.rollback()
+            self.durable.settle()
+        self.db.close()
+        self.durable.close()
+
+
+def _unbound(*_values: int) -> int:
+    raise AssertionError("bind() first")

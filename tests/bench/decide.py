@@ -1,0 +1,42 @@
+"""The ledger and Decide, each through its socket with its store on a real disk. Figures for later issues."""
+
+from __future__ import annotations
+
+from tests.bench.bench import Bench, adopt, inside, on_disk
+from tests.bench.figures import LATER, Figure, figure, percentile
+
+# Decide is asked hundreds of times in a row for one unit.
+POLICY = "[limits]\nper_unit_per_hour = 1000\nper_host_per_hour = 10000\ncooldown_seconds = 0\n"
+PLAYBOOK = "restart-unit"
+
+
+def ledger(bench: Bench) -> list[Figure]:
+    """One entry at a time, each on disk before it is answered."""
+    with on_disk("supervisor") as (binds, disk), bench.machine(binds=binds) as machine:
+        machine.systemctl("start", "graced.target").ok()
+        values = inside(machine, "decide", "ledger", str(bench.times(500, 50)), timeout=120)
+    value, goal, note = percentile(values, 0.99), f"{LATER}: p99", f"on {disk}, Python client"
+    return [figure("ledger_append", "ms", values, value=value, goal=goal, ok=None, note=note, keep=False)]
+
+
+def decide(bench: Bench) -> list[Figure]:
+    """Allowed plans: judged, recorded in the ledger, warrant signed."""
+    with on_disk("supervisor", "governance") as (binds, disk), bench.machine(binds=binds) as machine:
+        machine.write("/etc/graced/policy.d/99-bench.toml", POLICY)
+        shipped = machine.read(f"/usr/share/graced/playbooks/{PLAYBOOK}.toml")
+        machine.write(f"/etc/graced/playbooks/{PLAYBOOK}.toml", shipped.partition("[limits]")[0])
+        adopt(machine, "nginx")
+        rounds = str(bench.times(300, 30))
+        values = inside(machine, "decide", "decide", rounds, timeout=120, user="_graced-healing")
+    note = f"on {disk}; allowed plans: two ledger entries and a signed warrant each"
+    return [figure("decide", "ms", values, value=percentile(values, 0.5), goal=LATER, ok=None, note=note, keep=False)]
+
+
+def policy(bench: Bench) -> list[Figure]:
+    """The policy's decision alone, with 100 rules and 50 units."""
+    with bench.machine() as machine:
+        values = inside(machine, "decide", "policy", str(bench.times(20_000, 2000)), timeout=120)
+    p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
+    note = f"100 rules, 50 units, in the process; p50 {p50:.1f}, p99 {p99:.1f}"
+    goal, ok = "p50 <= 20, p99 <= 100", p50 <= 20 and p99 <= 100
+    return [figure("policy_decision", "us", values, value=p50, goal=goal, ok=ok, note=note, keep=False)]

@@ -1,0 +1,83 @@
+"""The unit files and what is installed beside them, without booting anything."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "units"
+DAEMONS = ("supervisor", "infrastructure", "governance", "memory", "librarian", "verification", "healing", "code")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` puts into a file system."""
+    path: Path = tmp_path_factory.mktemp("root")
+    subprocess.run(["make", "-s", "install", f"DESTDIR={path}"], cwd=ROOT, check=True, capture_output=True)
+    return path
+
+
+def test_systemd_analyze_verify(tree: Path) -> None:
+    drop_in = tree / "etc/systemd/system/graced-watch@x.service.path.d/paths.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Path]\nPathChanged=/etc/x\n")
+    names = sorted(path.name for path in (tree / "lib/systemd/system").iterdir() if "@" not in path.name)
+    # What graced's units name and do not bring along.
+    for target in Path("/lib/systemd/system").glob("*.target"):
+        shutil.copy(target, tree / "lib/systemd/system" / target.name)
+    (tree / "bin").mkdir()
+    shutil.copy("/bin/kill", tree / "bin/kill")
+    names += ["graced-watch@x.service.path", "graced-watch@x.service.service"]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", f"--root={tree}", *names], capture_output=True, text=True, check=False
+    )
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "graced" in line]
+    assert said == []
+
+
+def test_every_program_a_unit_starts_is_installed(tree: Path) -> None:
+    for unit in UNITS.glob("*.service"):
+        for program in re.findall(r"^Exec\w+=[-+]*(/usr/lib/graced/\S+)", unit.read_text(), re.MULTILINE):
+            installed = tree / program.lstrip("/")
+            assert installed.stat().st_mode & 0o111, f"{unit.name}: {program}"
+
+
+def test_launchers_start_modules_that_exist() -> None:
+    for launcher in (ROOT / "packaging/launchers").iterdir():
+        for module in re.findall(r"^from (graced[\w.]+) import", launcher.read_text(), re.MULTILINE):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file(), f"{launcher.name}: {module}"
+
+
+def test_catalog_explains_every_message_id() -> None:
+    source = (ROOT / "graced/base/messages.py").read_text()
+    ids = re.findall(r'^[A-Z_]+ = "([0-9a-f]{32})"', source, re.MULTILINE)
+    entries = re.findall(r"^-- ([0-9a-f]{32})$", (UNITS / "graced.catalog").read_text(), re.MULTILINE)
+    assert len(ids) > 0
+    assert sorted(ids) == sorted(entries)
+    assert len(set(ids)) == len(ids)
+
+
+def test_daemons_differ_only_where_they_are_meant_to() -> None:
+    own = re.compile(
+        r"^#|^(Description|Requires|ExecStart|User|StateDirectory|LoadCredential|Wants|After|SupplementaryGroups|"
+        r"ReadWritePaths|LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|"
+        r"ProtectKernelLogs)="
+    )
+    common = {
+        name: [line for line in (UNITS / f"graced-{name}.service").read_text().splitlines() if not own.match(line)]
+        for name in DAEMONS
+    }
+    for name in DAEMONS:
+        assert common[name] == common["memory"], name
+
+
+def test_versions_agree() -> None:
+    version = re.search(r"^version = (\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert version is not None
+    changelog = (ROOT / "packaging/debian/changelog").read_text()
+    assert changelog.startswith(f"graced ({version[1]}) ")
+    assert f'"{version[1]}"' in (ROOT / "graced/__init__.py").read_text()

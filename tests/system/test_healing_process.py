@@ -1,0 +1,83 @@
+"""Processes, killed and stopped for real; what systemd does itself stays systemd's; what worked is tried first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.adopted import Adopted
+
+if TYPE_CHECKING:
+    from tests.support.container import Container
+
+# An admin's own playbook that helps nobody, and a profile that tries it first.
+FUTILE = """\
+description = "Looks, and hopes"
+risk = "low"
+tier = 0
+triggers = ["unit.failed"]
+undo = false
+[[step]]
+verb = "diagnose"
+timeout_seconds = 5
+"""
+
+
+def test_nginx_killed_and_hung(machine: Container) -> None:
+    nginx = Adopted(machine, "nginx")
+    nginx.adopt()
+    with nginx.healed() as incidents:
+        nginx.kill("KILL")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+    with nginx.healed() as incidents:
+        nginx.kill("STOP", "all")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.hung", "kill-and-restart")]
+    with nginx.healed() as incidents:
+        nginx.kill("KILL", "all")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+    assert nginx.acts() == ["restart-unit", "kill-and-restart", "restart-unit"]
+
+
+def test_redis_killed_hung_and_given_up(machine: Container) -> None:
+    redis = Adopted(machine, "redis-server")
+    redis.adopt()
+    # Restart=always is systemd's work, and done before anybody else could.
+    pid = machine.pid(redis.unit)
+    redis.kill("KILL")
+    machine.wait_until("systemd restarted it", lambda: machine.pid(redis.unit) not in (0, pid))
+    machine.wait_state(redis.unit, "active")
+    with redis.healed() as incidents:
+        redis.kill("STOP", "all")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.hung", "kill-and-restart")]
+
+    # Killed until systemd gives up; graced would be faster.
+    machine.run(["gracectl", "pause"]).ok()
+    # Twice, since systemd 252 says "failed" for a moment before each restart.
+    failed = "[ $(systemctl show -P SubState redis-server) = failed ]"
+    redis.fault(f"until {failed} && {failed}; do systemctl kill -s KILL redis-server || :; done")
+    assert machine.journal(UNIT=redis.unit, MESSAGE=f"{redis.unit}: Start request repeated too quickly.")
+    assert redis.wait_incident(outcome="held")["finding"] == "unit.failed"
+    with redis.healed() as incidents:
+        machine.run(["gracectl", "resume"]).ok()
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+    assert redis.acts() == ["kill-and-restart", "restart-unit"]
+
+
+def test_what_worked_is_tried_first_the_second_time(machine: Container) -> None:
+    machine.write("/etc/graced/playbooks/hope.toml", FUTILE)
+    shipped = machine.read("/usr/share/graced/profiles/nginx.toml")
+    machine.write(
+        "/etc/graced/profiles/nginx.toml", shipped.replace('playbooks = ["restore-config"', 'playbooks = ["hope"')
+    )
+    nginx = Adopted(machine, "nginx")
+    nginx.adopt()
+    with nginx.healed() as first:
+        nginx.kill("KILL")
+    tried = machine.run(["gracectl", "explain", first[0]["id"], "--json=short"]).json()["task"]["result"]["tried"]
+    assert [(one["playbook"], one["helped"]) for one in tried] == [("hope", False), ("restart-unit", True)]
+
+    with nginx.healed() as second:
+        nginx.kill("KILL")
+    tried = machine.run(["gracectl", "explain", second[0]["id"], "--json=short"]).json()["task"]["result"]["tried"]
+    assert [(one["playbook"], one["helped"]) for one in tried] == [("restart-unit", True)]
+    story = nginx.explain(second[0])
+    assert "Try restart-unit first" in story

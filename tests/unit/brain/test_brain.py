@@ -1,0 +1,160 @@
+"""The brain's promises: one fault is one incident, one heal per unit, what worked is tried first."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graced.base.clock import ManualClock
+from graced.base.errors import FormatError
+from graced.brain.brain import Brain, Incident
+from graced.brain.lessons import Lesson, Lessons
+
+
+def anomaly(unit="nginx.service", finding="unit.failed", **more):
+    return {
+        "anomalies": [{"type": finding, "value": "signal", "threshold": "active", "severity": "high"}],
+        "unit": unit,
+        "profile": "nginx",
+        "finding": finding,
+        "fault_monotonic_us": 1_000_000,
+        "detected_monotonic_us": 1_004_000,
+        **more,
+    }
+
+
+def result(status, playbook=None, tried=(), decided_us=1_250_000):
+    return {
+        "status": status,
+        "issue_resolved": status == "success",
+        "playbook": playbook,
+        "tried": [{"playbook": name, "helped": helped, "reason": ""} for name, helped in tried],
+        "verdict": {"decided_monotonic_us": decided_us},
+        "verified_by": "verification/k1",
+    }
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(5_000_000)
+
+
+@pytest.fixture
+def brain(clock):
+    return Brain(clock)
+
+
+def heal(brain, task="task_1", **how):
+    change = brain.on_anomaly(anomaly())
+    brain.submitted(change.intents[0].incident.id, task)
+    return change, brain.on_completed(task, result(**how))
+
+
+def test_a_fault_opens_one_incident_and_one_intent(brain):
+    first = brain.on_anomaly(anomaly())
+    assert len(first.opened) == len(first.intents) == 1
+    assert first.intents[0].to_data()["priority"] == "high"
+    assert first.intents[0].to_data()["sla_seconds"] == 3600
+    assert first.opened[0].detect_ms == 4.0
+    for _ in range(3):
+        again = brain.on_anomaly(anomaly())
+        assert again.opened == again.intents == ()
+
+
+def test_a_success_closes_the_incident_and_teaches(brain):
+    _, done = heal(brain, status="success", playbook="restart-unit", tried=[("restart-unit", True)])
+    assert [one.outcome for one in done.closed] == ["healed"]
+    assert done.closed[0].heal_ms == 250.0
+    assert done.closed[0].verified_by == "verification/k1"
+    assert brain.open_incidents == []
+    second = brain.on_anomaly(anomaly())
+    assert second.intents[0].proven() == ["restart-unit"]
+    assert "Try restart-unit first" in second.intents[0].reasoning
+    assert second.opened[0].id != done.closed[0].id
+
+
+def test_the_playbook_that_worked_goes_before_the_one_that_did_not(brain):
+    heal(brain, status="success", playbook="b", tried=[("a", False), ("b", True)])
+    assert brain.on_anomaly(anomaly()).intents[0].proven() == ["b"]
+
+
+def test_a_failure_escalates_and_is_retried_at_a_bounded_rate(brain, clock):
+    _, done = heal(brain, status="failed", tried=[("a", False)])
+    assert done.escalated
+    assert done.escalated[0].closed_at is None
+    assert brain.on_anomaly(anomaly()).intents == ()
+    tries = 0
+    for _ in range(24 * 60):
+        clock.advance_us(60_000_000)
+        change = brain.on_anomaly(anomaly())
+        if change.intents:
+            tries += 1
+            brain.submitted(change.intents[0].incident.id, f"task_{tries + 1}")
+            brain.on_completed(f"task_{tries + 1}", result("failed", tried=[("a", False)]))
+    assert 24 <= tries <= 32, "about one try an hour for as long as it lasts"
+
+
+def test_one_heal_per_unit(brain):
+    assert brain.on_anomaly(anomaly(finding="unit.failed")).intents
+    second = brain.on_anomaly(anomaly(finding="unit.hung"))
+    assert second.intents == ()
+    assert second.opened
+    assert brain.on_anomaly(anomaly(unit="redis-server.service")).intents, "another unit does not wait"
+
+
+def test_what_is_not_adopted_or_not_healable_is_only_observed(brain):
+    for data in (anomaly(profile=None), anomaly(finding="start.slow"), anomaly(unit=None, finding="host.pressure")):
+        change = brain.on_anomaly(data)
+        assert change.intents == ()
+        assert change.incidents[0].outcome == "observed"
+
+
+def test_a_cleared_finding_closes_its_incident(brain):
+    brain.on_anomaly(anomaly(finding="start.slow"))
+    brain.on_anomaly(anomaly(finding="unit.failed"))
+    change = brain.on_telemetry(
+        {"cleared": [{"unit": "nginx.service", "finding": finding} for finding in ("start.slow", "unit.failed")]}
+    )
+    assert [one.finding for one in change.closed] == ["start.slow"], "the heal under way reports by itself"
+
+
+def test_unknown_times_stay_unknown(brain):
+    change = brain.on_anomaly(anomaly(fault_monotonic_us=None))
+    assert change.opened[0].detect_ms is None
+    brain.submitted(change.opened[0].id, "task_1")
+    assert brain.on_completed("task_1", result("success", "a", [("a", True)])).closed[0].heal_ms is None
+
+
+def test_state_survives_a_restart(brain, clock):
+    _, done = heal(brain, status="success", playbook="b", tried=[("b", True)])
+    change = brain.on_anomaly(anomaly(finding="unit.hung"))
+    brain.submitted(change.opened[0].id, "task_9")
+    stored = [one.to_json() for one in brain.open_incidents]
+    lessons = [Lesson.from_json(one.to_json()) for one in done.lessons]
+    later = Brain(clock, lessons, [Incident.from_json(one) for one in stored], next_number=10)
+    assert later.on_anomaly(anomaly(finding="unit.hung")).intents == ()
+    assert later.on_completed("task_9", result("success", "k", [("k", True)])).closed
+    assert later.on_anomaly(anomaly()).intents[0].proven() == ["b"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["unit", "finding", "anomalies", "profile", "fault_monotonic_us"]),
+        st.none() | st.text() | st.integers() | st.lists(st.text()),
+    )
+)
+def test_hostile_anomalies_only_raise_format_error(data):
+    with contextlib.suppress(FormatError):
+        Brain(ManualClock()).on_anomaly(data)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
+def test_the_last_success_is_always_first(tries):
+    lessons = Lessons()
+    for number, (playbook, ok) in enumerate(tries):
+        lessons.learn("f", "p", playbook, ok=ok, wall_us=number)
+    ranked = lessons.ranked("f", "p")
+    assert {one.playbook for one in ranked} == {playbook for playbook, _ in tries}
+    oks = [one.last_ok for one in ranked]
+    assert oks == sorted(oks, reverse=True)

@@ -1,0 +1,74 @@
+"""A heal that was held goes on when people, a rule or a window let it; what others say about it changes nothing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from graced.base.errors import TaskError
+from graced.model.event import DECISION, Event
+from graced.supervisor.loops import Loops
+
+
+class Store:
+    def lessons(self):
+        return []
+
+    incidents = lessons
+
+    def next_number(self):
+        return 1
+
+
+class Kernel:
+    def __init__(self):
+        self.htm = self
+        self.clock, self.boot_id = None, "boot"
+        self.hurried, self.logged, self.counted = [], [], []
+
+    def hurry(self, task_id, reason):
+        if task_id == "task_404":
+            raise TaskError("there is no task_404", code="no-such-task")
+        self.hurried.append((task_id, reason))
+
+    def log(self, _priority, message, *_more, **_fields):
+        self.logged.append(message)
+
+    def count(self, name):
+        self.counted.append(name)
+
+
+def tell(incidents=(), **data):
+    kernel = Kernel()
+    loops = Loops(kernel, Store())
+    loops.brain = SimpleNamespace(open_incidents=incidents)
+    loops.on_event(Event("1", "/graced/governance", DECISION, "2026-11-22T15:04:05Z", data))
+    return kernel
+
+
+@pytest.mark.parametrize("state", ["granted", "denied"])
+def test_the_task_goes_on(state):
+    kernel = tell(approval="approval_7", state=state, task_id="task_9")
+    assert kernel.hurried == [("task_9", f"approval_7 is {state}")]
+
+
+def test_one_of_two_people_is_not_enough():
+    assert tell(approval="approval_7", state="open", task_id="task_9").hurried == []
+
+
+def test_a_task_that_is_gone_is_said_and_malformed_data_is_counted():
+    assert tell(approval="approval_7", state="granted", task_id="task_404").logged
+    assert tell(approval="approval_7", state="granted").counted == ["graced_malformed_events_total"]
+
+
+def test_one_that_may_ask_again_does_and_after_a_start_all_that_are_held():
+    assert tell(ask_again=True, task_id="task_9").hurried == [("task_9", "what held it has changed")]
+    held, running, new = (
+        SimpleNamespace(outcome=outcome, task_id=task_id)
+        for outcome, task_id in (("held", "task_1"), ("open", "task_2"), ("held", None))
+    )
+    assert tell([held, running, new], ask_again=True, task_id=None).hurried == [("task_1", "Governance has started")]
+    assert tell([held], paused=False).hurried == [("task_1", "resumed")]
+    assert tell([held], paused=True).hurried == []
+    assert tell([held], effect="hold", rule="x").hurried == []

@@ -1,0 +1,5 @@
+"""Fixtures of this directory."""
+
+from tests.support.fixtures import deb, suite
+
+__all__ = ["deb", "suite"]
