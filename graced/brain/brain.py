@@ -66,6 +66,8 @@ class Incident(Record):
     # CLOCK_BOOTTIME before which the next try may not begin.
     retry_boottime_us: int = 0
     active: bool = False
+    # Said to be gone while a heal was under way: what the heal comes to decides, and if that is nothing, this does.
+    cleared: bool = False
     # The boot whose clocks the two times above are of.
     boot_id: str = ""
 
@@ -169,6 +171,10 @@ class Brain:
         if incident is None:
             incident = self._opened(data, unit, finding)
             opened = (incident,)
+        if incident.cleared:
+            incident = incident.replace(cleared=False)
+            self._open[incident.key] = incident
+            return Change(incidents=(incident,))
         if finding not in HEALABLE or incident.profile is None:
             observed = incident.replace(outcome=OBSERVED_OUTCOME)
             self._open[incident.key] = observed
@@ -264,6 +270,10 @@ class Brain:
             incident = incident.replace(closed_at=iso(self._clock.wall_us()))
             del self._open[incident.key]
             return Change(incidents=(incident,), closed=(incident,), lessons=lessons)
+        if incident.cleared:
+            # Nobody will say so a second time. What was tried in vain is still worth a look.
+            gone = self._gone(incident if lessons else incident.replace(outcome=OPEN))
+            return gone.replace(lessons=lessons, escalated=gone.closed if lessons else ())
         pause_s = min(FIRST_RETRY_SECONDS * 2 ** min(incident.tries - 1, 10), LAST_RETRY_SECONDS)
         incident = incident.replace(retry_boottime_us=self._clock.boottime_us() + pause_s * 1_000_000)
         self._open[incident.key] = incident
@@ -296,17 +306,25 @@ class Brain:
 
     def on_telemetry(self, data: JsonDict) -> Change:
         """An event layer3.telemetry.stream: findings that cleared by themselves or by a human close their incidents."""
-        closed = []
+        changes = []
         for cleared in opt_list(data, "cleared") or []:
             key = (get_str(cleared, "unit"), get_str(cleared, "finding"))
             incident = self._open.get(key)
-            if incident is None or incident.active:
+            if incident is None:
                 continue
-            outcome = OBSERVED_OUTCOME if incident.outcome in {OPEN, HELD} else incident.outcome
-            done = incident.replace(outcome=outcome, closed_at=iso(self._clock.wall_us()))
-            del self._open[key]
-            closed.append(done)
-        return Change(incidents=tuple(closed), closed=tuple(closed))
+            if incident.active:
+                self._open[key] = incident.replace(cleared=True)
+                changes.append(Change(incidents=(self._open[key],)))
+            else:
+                changes.append(self._gone(incident))
+        incidents = tuple(one for change in changes for one in change.incidents)
+        return Change(incidents=incidents, closed=tuple(one for change in changes for one in change.closed))
+
+    def _gone(self, incident: Incident) -> Change:
+        outcome = OBSERVED_OUTCOME if incident.outcome in {OPEN, HELD} else incident.outcome
+        done = incident.replace(outcome=outcome, closed_at=iso(self._clock.wall_us()))
+        del self._open[incident.key]
+        return Change(incidents=(done,), closed=(done,))
 
 
 def _severity(data: JsonDict) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LEDGERED_ORIGINS = frozenset({"brain", "human", "drill"})
 # What only the brain needs is not part of the record that Memory keeps.
-_PRIVATE = ("profile", "fault_monotonic_us", "tries", "retry_boottime_us", "active", "boot_id")
+_PRIVATE = ("profile", "fault_monotonic_us", "tries", "retry_boottime_us", "active", "cleared", "boot_id")
 
 
 class Loops:
@@ -61,6 +61,9 @@ class Loops:
             task = self._kernel.htm.find(incident.task_id, _heal_key(incident))
             if task is None:
                 self._keep(self.brain.not_submitted(incident.id, "graced was ended before its task was in the queue"))
+                if incident.cleared:
+                    gone = {"unit": incident.unit, "finding": incident.finding}
+                    self._apply(self.brain.on_telemetry({"cleared": [gone]}))
             elif not task.live:
                 self.on_completed(task, None if task.result is None else loads(task.result))
             elif incident.task_id is None:

@@ -119,6 +119,40 @@ def test_a_cleared_finding_closes_its_incident(brain):
     assert [one.finding for one in change.closed] == ["start.slow"], "the heal under way reports by itself"
 
 
+CLEARED = {"cleared": [{"unit": "nginx.service", "finding": "config.damaged"}]}
+
+
+def damaged(brain):
+    brain.submitted(brain.on_anomaly(anomaly(finding="config.damaged")).opened[0].id, "task_1")
+
+
+@pytest.mark.parametrize(("tried", "outcome"), [([], "observed"), ([("a", False)], "refused")])
+def test_what_cleared_during_a_heal_that_came_to_nothing_is_closed(brain, clock, tried, outcome):
+    damaged(brain)
+    [flagged] = brain.on_telemetry(CLEARED).incidents
+    later = Brain(clock, incidents=[Incident.from_json(flagged.to_json())], next_number=2)
+    done = later.on_completed("task_1", result("refused", tried=tried))
+    assert [one.outcome for one in done.closed] == [outcome]
+    assert len(done.escalated) == len(done.lessons) == len(tried), "what was tried in vain is told"
+    assert later.open_incidents == []
+
+
+def test_what_cleared_during_a_heal_and_came_back_stays_open(brain):
+    damaged(brain)
+    brain.on_telemetry(CLEARED)
+    assert brain.on_anomaly(anomaly(finding="config.damaged")).intents == ()
+    done = brain.on_completed("task_1", result("refused"))
+    assert (done.closed, len(done.escalated)) == ((), 1)
+    assert [one.outcome for one in brain.on_telemetry(CLEARED).closed] == ["refused"]
+
+
+def test_what_cleared_during_a_heal_that_helped_is_healed(brain):
+    damaged(brain)
+    brain.on_telemetry(CLEARED)
+    done = brain.on_completed("task_1", result("success", "a", [("a", True)]))
+    assert [one.outcome for one in done.closed] == ["healed"]
+
+
 def test_unknown_times_stay_unknown(brain):
     change = brain.on_anomaly(anomaly(fault_monotonic_us=None))
     assert change.opened[0].detect_ms is None
