@@ -18,9 +18,9 @@ JOBS ?= 3
 RUN_PACKAGES := python3 python3-click python3-jeepney python3-nacl python3-prometheus-client python3-psutil \
 	python3-systemd
 BUILD_PACKAGES := debhelper dh-python dpkg-dev fakeroot
-TEST_PACKAGES := codespell gcc git golang-go golang-golang-x-mod-dev libc6-dev lintian minisign mmdebstrap openssl \
-	python3-hypothesis python3-pytest python3-pytest-timeout python3-pytest-xdist python3-venv shellcheck \
-	signify-openbsd systemd-container
+TEST_PACKAGES := codespell gcc git golang-go golang-golang-x-mod-dev libc6-dev lintian man-db mandoc minisign \
+	mmdebstrap openssl python3-hypothesis python3-pytest python3-pytest-timeout python3-pytest-xdist python3-venv \
+	shellcheck signify-openbsd systemd-container
 PIP_PACKAGES := ruff==0.17.6 mypy==2.4.1
 # What `make bench-peers` compares the queue with, each in an environment of its own; never needed by the package.
 PEERS := $(subst /venv-,/peers-,$(VENV))
@@ -43,12 +43,16 @@ help:
 	@echo
 	@echo 'run, test, system, bench, bench-peers, chaos and vm boot machines and need root; what they need is installed by apt.'
 
+# Of Debian's prometheus only the checker: installing the package would start a server on the machine that tests.
+PROMTOOL := $(CACHE)/bin/promtool
+export PATH := $(PATH):$(CACHE)/bin
+
 # --- tools ------------------------------------------------------------------------------------------------------
 
 APT_STAMP := $(CACHE)/deps-$(shell echo '$(RUN_PACKAGES) $(BUILD_PACKAGES) $(TEST_PACKAGES)' | cksum | cut -d' ' -f1)
 
 .PHONY: deps
-deps: $(APT_STAMP)
+deps: $(APT_STAMP) $(PROMTOOL)
 
 $(APT_STAMP):
 	@mkdir -p $(CACHE)
@@ -61,6 +65,13 @@ $(APT_STAMP):
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 	@touch $@
+
+$(PROMTOOL): | $(APT_STAMP)
+	@mkdir -p $(CACHE)/prometheus $(CACHE)/bin
+	@cd $(CACHE)/prometheus && { apt-get download -qq prometheus 2>/dev/null || \
+	    { apt-get update -qq && apt-get download -qq prometheus; }; }
+	@cd $(CACHE)/prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool $@
+	@rm -rf $(CACHE)/prometheus
 
 $(VENV)/.$(subst ==,-,$(subst $(eval) ,_,$(PIP_PACKAGES))): $(APT_STAMP)
 	@rm -rf $(VENV)

@@ -62,7 +62,7 @@ def test_a_healthy_scrape() -> None:
 
 def test_promtool_finds_nothing() -> None:
     promtool = shutil.which("promtool")
-    assert promtool is not None, "promtool is needed: apt-get install prometheus"
+    assert promtool is not None, "promtool is needed: run the tests by make, or apt-get install prometheus"
     families, _ = Scraper().families(metrics(), kernels(), rule())
     body, _ = exposition(families, "")
     done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False, timeout=30)
