@@ -358,25 +358,23 @@ def site(host, text):
     (host.etc / "policy.d" / "90-site.toml").write_text(text)
 
 
-def person(uid):
-    """The daemon takes the caller's uid as it is; its admin group is this process's own primary group."""
-    return lambda: (os.setgroups([]), os.setgid(PEOPLE), os.setuid(uid))
-
-
 PEOPLE = 60123
 AS_ADMINS = (
     "from graced.runtime.peer import Accounts; made = Accounts.__init__\n"
     f"Accounts.__init__ = lambda self: (made(self), self._groups.update({{{PEOPLE}: 'admin'}}))[0]\n"
 )
-ANSWER = """
-import json, sys
+# The daemon takes the caller's uid as it is; its admin group is this process's own primary group. The clone may lie
+# where nobody but root can read it: first the imports, then the person.
+ANSWER = f"""
+import json, os, sys
 from graced.varlink.client import Client
 from graced.varlink.wire import VarlinkError
+os.setgroups([]); os.setgid({PEOPLE}); os.setuid(int(sys.argv[4]))
 try:
     with Client(sys.argv[1], 60) as client:
         print(json.dumps(client.call("io.graced.Governance." + sys.argv[2], json.loads(sys.argv[3]))))
 except VarlinkError as error:
-    print(json.dumps({"error": error.name}))
+    print(json.dumps({{"error": error.name}}))
 """
 
 
@@ -395,10 +393,8 @@ class Admins:
 
     def say(self, uid, verb, **parameters):
         path = str(self.host.run / "io.graced.Governance")
-        argv = [sys.executable, "-c", ANSWER, path, verb, json.dumps(parameters)]
-        done = subprocess.run(
-            argv, env=self.host.env, capture_output=True, text=True, check=True, timeout=LIMIT_S, preexec_fn=person(uid)
-        )
+        argv = [sys.executable, "-c", ANSWER, path, verb, json.dumps(parameters), str(uid)]
+        done = subprocess.run(argv, env=self.host.env, capture_output=True, text=True, check=True, timeout=LIMIT_S)
         return json.loads(done.stdout)
 
 
