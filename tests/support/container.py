@@ -285,7 +285,7 @@ class Container:
                 if value:
                     return value
                 if late:
-                    raise AssertionError(f"not within {timeout} s: {what}\n{self.report()}")
+                    raise AssertionError(f"{self.report()}\nnot within {timeout} s: {what}")
                 tick(LOOK_AGAIN_SECONDS)
 
     def wait_state(self, unit: str, state: str, timeout: float = WAIT_SECONDS) -> None:

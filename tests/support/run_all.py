@@ -19,6 +19,8 @@ from tests.support import image
 ROOT = Path(__file__).parents[2]
 DIRECTORIES = ("lint", "unit", "daemon", "package", "system")
 TEST_TIMEOUT_SECONDS = 300
+MOST_CHARS = 500
+"""Of what a test said when it failed, from its beginning and from its end, once more at the end of the output."""
 
 
 def main() -> int:
@@ -57,6 +59,13 @@ def summary(report: Path, code: int) -> int:
         for keys in (["tests"], ["failures", "errors"], ["skipped"])
     )
     bad += skipped
+    for suite in suites:
+        for case in suite.iter("testcase"):
+            for ended in (*case.iter("failure"), *case.iter("error"), *case.iter("skipped")):
+                text = (ended.get("message") or "").strip()
+                print(f"{case.get('classname')}::{case.get('name')}: {text[:MOST_CHARS]}")
+                if len(text) > MOST_CHARS:
+                    print(f"    [...] {text[-MOST_CHARS:]}")
     print(f"{total - bad} passed, {bad} failed" + (f" ({skipped} of them skipped)" if skipped else ""))
     return 1 if bad or code else 0
 
