@@ -66,11 +66,13 @@ $(APT_STAMP):
 	fi
 	@touch $@
 
+# In a package of its own since Debian 13.
 $(PROMTOOL): | $(APT_STAMP)
-	@mkdir -p $(CACHE)/prometheus $(CACHE)/bin
-	@cd $(CACHE)/prometheus && { apt-get download -qq prometheus 2>/dev/null || \
-	    { apt-get update -qq && apt-get download -qq prometheus; }; }
-	@cd $(CACHE)/prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool $@
+	@rm -rf $(CACHE)/prometheus && mkdir -p $(CACHE)/prometheus $(CACHE)/bin
+	@apt-cache show prometheus >/dev/null 2>&1 || apt-get update -qq
+	@cd $(CACHE)/prometheus && \
+	    apt-get download -qq $$(apt-cache show promtool >/dev/null 2>&1 && echo promtool || echo prometheus) && \
+	    dpkg-deb -x prom*.deb . && mv usr/bin/promtool $@
 	@rm -rf $(CACHE)/prometheus
 
 $(VENV)/.$(subst ==,-,$(subst $(eval) ,_,$(PIP_PACKAGES))): $(APT_STAMP)
