@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import marshal
 import os
-import sqlite3
 
 from graced.base.errors import StoreError
 from graced.store.db import os_error, translate
 from graced.store.redo import Full, RedoLog
+from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ class Durable:
         self.log = log
         try:
             self._run(log.resume(self._applied, self._place))
+            # Not synced: the log keeps its records until it needs their room, and waits for the disk then.
             self.settle()
-            self._sync_database()
         except StoreError:
             log.close()
             raise
-        log.synced(self._applied)
         return log
 
     # -- a turn -----------------------------------------------------------------------------------------------------

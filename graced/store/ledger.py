@@ -9,12 +9,12 @@ level-0 tiles are stored once, full (the open one is computed from the last 255 
 from __future__ import annotations
 
 import os
-import sqlite3
 from itertools import chain
 
 from graced.base.errors import StoreError
 from graced.store.db import open_database, translate
 from graced.store.ledger_archive import Archive, Segment
+from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
