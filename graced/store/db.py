@@ -197,6 +197,23 @@ def open_database(
     return db
 
 
+def sync_log(path: str) -> None:
+    """Sync the write-ahead log of the database at `path`. For any thread. Raises StoreError."""
+    try:
+        fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # closed for good, or never written: all of it is in the database
+        return
+    except OSError as error:
+        raise os_error(path, error) from error
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise os_error(path, error) from error
+    finally:
+        os.close(fd)
+
+
 def os_error(path: str, error: OSError) -> StoreError:
     """The StoreError for a file of a database; its `code` as in `translate`."""
     import errno

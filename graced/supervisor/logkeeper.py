@@ -12,7 +12,7 @@ import os
 
 from graced.base.errors import StoreError
 from graced.store.checkpoint import FEW_PAGES, Backfill, Gauge, passive
-from graced.store.durable import sync_log
+from graced.store.db import sync_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
