@@ -130,7 +130,8 @@ class Links:
         done = Future()
 
         def take(message: JsonDict) -> None:
-            replies.append(message)
+            if len(replies) < len(several):
+                replies.append(message)
             if len(replies) == len(several):
                 done.set_result()
 
