@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graced.heal.profile import Profile
     from graced.heal.watch import Watch
 
+_MAX_PARSED = 256
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 
 
@@ -54,6 +55,7 @@ class Sources:
     def __init__(self, paths: Paths, kept: Kept) -> None:
         self._paths = paths
         self._kept = kept
+        self._parsed: dict[tuple[object, ...], Any] = {}
 
     def adopted(self, unit: str, warranted_digest: str | None = None) -> Adopted:
         """The unit's watch file and profile. NotAdoptedError; ConfigError or Refused ``untrusted-file``
@@ -80,11 +82,11 @@ class Sources:
     def _named(self, kind: str, name: str, parser: Callable[..., Any], warranted: str | None) -> Any:
         path, data = self._read(kind, name)
         try:
-            value = _parse(parser, name, path, data)
+            value = self._parse(parser, name, path, data)
         except ConfigError:
             for other, instead in self._instead(kind, name, path):
                 if warranted is None or hashlib.sha256(instead).hexdigest() == warranted:
-                    return _parse(parser, name, other, instead)
+                    return self._parse(parser, name, other, instead)
             raise
         self._kept.keep(kind, name, data)
         return value
@@ -109,7 +111,7 @@ class Sources:
                 # tomllib costs; a file that does not even contain the name cannot be the one.
                 if needle not in data.replace(b"\\\\", b"\\"):
                     continue
-                watch: Watch = _parse(parse_watch, _stem(path), path, data)
+                watch: Watch = self._parse(parse_watch, _stem(path), path, data)
             except FileNotFoundError:
                 continue
             except (ConfigError, Refused) as error:
@@ -122,6 +124,18 @@ class Sources:
             raise problem
         return None
 
+    def _parse(self, parser: Callable[..., Any], name: str, path: str, data: bytes) -> Any:
+        """What these very bytes say. Files are read anew for every act; the same bytes are not taken apart again."""
+        digest = hashlib.sha256(data).hexdigest()
+        key = parser, name, path, digest
+        if key not in self._parsed:
+            values, line_of = parse_toml(data, path)
+            value = parser(name, values, line_of, digest=digest, path=path)
+            if len(self._parsed) >= _MAX_PARSED:
+                self._parsed.clear()
+            self._parsed[key] = value
+        return self._parsed[key]
+
     def _read(self, kind: str, name: str) -> tuple[str, bytes]:
         if not _NAME.match(name):
             raise Refused("format", f"{name!r} is not the name of one of the {kind}")
@@ -133,11 +147,6 @@ class Sources:
             except FileNotFoundError:
                 continue
         raise ConfigError(f"there is no {name}.toml in {own} or {shipped}", code="no-such-file")
-
-
-def _parse(parser: Callable[..., Any], name: str, path: str, data: bytes) -> Any:
-    values, line_of = parse_toml(data, path)
-    return parser(name, values, line_of, digest=hashlib.sha256(data).hexdigest(), path=path)
 
 
 def _stem(path: str) -> str:

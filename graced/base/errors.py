@@ -78,3 +78,18 @@ class TaskError(GracedError):
     """A task cannot be accepted or moved."""
 
     code = "task"
+
+
+class suppress:
+    """contextlib.suppress, without what its module imports: 1 ms of a start."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> bool:
+        return kind is not None and issubclass(kind, self._kind)

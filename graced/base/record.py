@@ -19,6 +19,7 @@ else:
         return lambda cls: cls
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _SCALARS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "tuple": tuple}
 
 
@@ -84,7 +85,11 @@ class Record:
 
     def to_json(self) -> JsonDict:
         """All fields as JSON values; nested Records become objects, tuples become lists."""
-        return {name: _to_json(self.__dict__[name]) for name in self._fields}
+        values = self.__dict__
+        return {
+            name: value if type(value := values[name]) in _PLAIN else _to_json(value)  # most are
+            for name in self._fields
+        }
 
     @classmethod
     def from_json(cls, obj: JsonDict, path: str = "$") -> Self:
@@ -105,7 +110,7 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, Record):
         return value.to_json()
     if isinstance(value, (tuple, list)):
-        return [_to_json(item) for item in value]
+        return [item if type(item) in _PLAIN else _to_json(item) for item in value]
     if isinstance(value, dict):
         return {key: _to_json(item) for key, item in value.items()}
     return value

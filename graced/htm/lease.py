@@ -6,13 +6,15 @@ attempt) is a fencing token: whoever lost a lease cannot end the next one.
 
 from __future__ import annotations
 
-from collections import deque
-
 from graced.model.task import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Iterator
+else:
+    # Its compiled half, as in graced.runtime.loop.
+    from _collections import deque
 
 LEASE_US = 30_000_000
 MAX_EXTEND_US = 3_600_000_000

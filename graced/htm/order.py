@@ -8,7 +8,7 @@ strict. (Virtual deadlines: Stankovic, Spuri, Ramamritham, Buttazzo, "Deadline S
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from _heapq import heapify, heappop, heappush
 
 from graced.model.task import CRITICAL, QUEUED, Task
 

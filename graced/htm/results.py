@@ -5,9 +5,8 @@ Whoever acts for a worker first asks `lease`, which fences off everyone who has 
 
 from __future__ import annotations
 
-import json
-
 from graced.base.errors import TaskError
+from graced.base.json import dumps_ascii
 from graced.htm import hierarchy
 from graced.htm.core import Core
 from graced.htm.lease import LEASE_US, Lease
@@ -123,7 +122,7 @@ class Results(Core):
         task = lease.task
         now_us = self.timeline.stamp_us()
         lease.worker.expires_us = now_us + LEASE_US
-        task.progress = json.dumps({"percent": percent, "message": message, "at_us": now_us})
+        task.progress = dumps_ascii({"percent": percent, "message": message, "at_us": now_us})
         self.book.touch(task)
         self.book.turn.said(task.id, now_us, "progress", lease.attempt, message)
         return task

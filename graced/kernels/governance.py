@@ -226,9 +226,14 @@ class GovernanceKernel(Kernel):
     # Decisions ---------------------------------------------------------------------------------------------
 
     async def moment(self) -> Moment:
-        """What is true now, as far as the rules ask for it."""
+        """What is true now, as far as the rules ask for it; the files are in force as they are on disk on return."""
         self._policies.refresh()
-        return await self._moments.now(self.rules, self._standing.age_us())
+        rules = self.rules
+        moment = await self._moments.now(rules, self._standing.age_us())
+        if rules.calendars or rules.asks_host:
+            # asking takes time, in which somebody may have written a rule
+            self._policies.refresh()
+        return moment
 
     def _answer(self, decision: Decision) -> tuple[object, ...]:
         # People are asked anew under another policy.
@@ -271,7 +276,8 @@ class GovernanceKernel(Kernel):
         """Spend what the plan costs and sign its warrant; without a ledger it is given back and the plan held."""
         spent = self.approvals.spend(plan, self.rules.digest)
         history, now_us = self._standing.history(plan.unit), self._standing.age_us()
-        self._standing.put(allowed(history, plan.playbook, plan.task_id, now_us, acts=acts(plan)))
+        # On disk before the answer, but waited for together with the ledger.
+        self._standing.put(allowed(history, plan.playbook, plan.task_id, now_us, acts=acts(plan)), wait=False)
         warrant = self._scribe.warrant(plan, decision, self.rules.digest)
         data |= decision.to_json()
         if spent is not None and spent.grants:
@@ -282,7 +288,8 @@ class GovernanceKernel(Kernel):
             if spent is not None:
                 self.approvals.give_back(spent)
             decision = Decision(HOLD, "ledger", f"the ledger does not answer: {problem}", LEDGER_RETRY_SECONDS)
-        self._announce(plan, decision)
+        # In the next turn: the answer does not wait for the journal and the bus.
+        self.loop.call_soon(lambda: self._announce(plan, decision))
         return decision, signed
 
     async def _not_allowed(
@@ -305,7 +312,7 @@ class GovernanceKernel(Kernel):
     async def _record(self, plan: Plan, data: JsonDict, warrant: JsonDict | None) -> tuple[JsonDict, str]:
         """What Scribe.record gives, or why it could not be recorded."""
         try:
-            return await self._scribe.record(plan, data, warrant), ""
+            return await self._scribe.record(plan, data, warrant, self._standing.sync), ""
         except GracedError as error:
             self.log(WARNING, f"decision on {plan.unit} could not be recorded: {error}", GRACED_TASK_ID=plan.task_id)
             return {}, str(error)

@@ -8,7 +8,7 @@ supervisor; the exporter renders. Pure: no I/O, no clock. Not thread safe (one l
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from _bisect import bisect_left
 
 from graced.base.errors import FormatError
 from graced.base.record import Record

@@ -27,9 +27,8 @@ class Judging:
         self._approvals = approvals
 
     def judge(self, plan: Plan, moment: Moment) -> Decision:
-        """The decision, nothing counted or recorded."""
+        """The decision, nothing counted or recorded. The files are those of `moment`, which was taken just now."""
         policies, standing = self._policies, self._standing
-        policies.refresh()
         if policies.unusable:
             return Decision(DENY, "policy-unusable", f"a policy file cannot be used: {policies.unusable}")
         known, history = policies.known(plan), standing.history(plan.unit)

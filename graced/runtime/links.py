@@ -1,7 +1,7 @@
 """Calls from one daemon to another, on the loop.
 
 A link keeps a few connections per socket. Replies on a connection come in order, so every call in flight has a
-connection of its own; idle ones are kept for the next.
+connection of its own, or shares it with those that were sent in the same moment; idle ones are kept for the next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from graced.varlink.wire import Decoder, VarlinkError, encode, reply_or_raise, s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from graced.base.json import JsonDict
     from graced.base.paths import Paths
@@ -47,9 +47,10 @@ class Link:
             ) from error
         loop.add_reader(self._socket.fileno(), self._on_readable)
 
-    def send(self, message: JsonDict) -> None:
-        """Queue one message and write what the socket takes."""
-        self._output += encode(message)
+    def send(self, *messages: JsonDict) -> None:
+        """Queue messages and write what the socket takes, all at once when it can."""
+        for message in messages:
+            self._output += encode(message)
         self._flush()
 
     def _flush(self) -> None:
@@ -113,16 +114,36 @@ class Links:
 
     async def call(self, method: str, parameters: JsonDict, timeout_s: float) -> JsonDict:
         """One call, one reply. Raises VarlinkError (the daemon said no) or WireError (it could not be asked)."""
+        return (await self.calls(method, [parameters], timeout_s))[0]
+
+    async def calls(
+        self, method: str, several: Sequence[JsonDict], timeout_s: float, meanwhile: Callable[[], object] | None = None
+    ) -> list[JsonDict]:
+        """Calls that are one message to the kernel: the daemon takes them in one turn, with one commit.
+
+        `meanwhile` is done while it works on them; what it raises is raised. Raises as `call`, for the first that fails
+        when all are answered.
+        """
         path = self._paths.socket(split_method(method)[0])
         link = self._take(path)
-        reply = Future()
-        link.on_reply = reply.set_result
-        link.on_close = lambda: reply.set_exception(
+        replies: list[JsonDict] = []
+        done = Future()
+
+        def take(message: JsonDict) -> None:
+            if len(replies) < len(several):
+                replies.append(message)
+            if len(replies) == len(several):
+                done.set_result()
+
+        link.on_reply = take
+        link.on_close = lambda: done.set_exception(
             WireError(f"{path} closed before it answered {method}", hint="its journal says why", path=path)
         )
         try:
-            link.send({"method": method, "parameters": parameters})
-            message = await self._loop.within(reply, timeout_s, f"{method} at {path}")
+            link.send(*[{"method": method, "parameters": parameters} for parameters in several])
+            if meanwhile is not None:
+                meanwhile()
+            await self._loop.within(done, timeout_s, f"{method} at {path}")
         except Expired:
             # The reply may still come: this connection is out of step for anyone else.
             self._drop(link)
@@ -131,7 +152,7 @@ class Links:
             self._drop(link)
             raise
         self._give_back(link)
-        return reply_or_raise(message)
+        return [reply_or_raise(message) for message in replies]
 
     def _take(self, path: str) -> Link:
         idle = self._idle.get(path, [])

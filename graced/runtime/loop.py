@@ -6,8 +6,8 @@ it, on purpose. An exception in a callback goes to `on_error` (the kernel decide
 
 from __future__ import annotations
 
-import heapq
 import time
+from _heapq import heappop, heappush
 from select import EPOLLIN, EPOLLOUT, epoll
 
 from graced.base.errors import WireError
@@ -173,7 +173,7 @@ class Loop:
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Run it after `delay_s` seconds."""
         timer = Timer(time.monotonic() + delay_s, callback)
-        heapq.heappush(self._timers, timer)
+        heappush(self._timers, timer)
         return timer
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
@@ -226,7 +226,7 @@ class Loop:
         self._select(self._wait_s(timeout_s))
         now = time.monotonic()
         while self._timers and self._timers[0].when_s <= now:
-            timer = heapq.heappop(self._timers)
+            timer = heappop(self._timers)
             if timer.callback is not None:
                 callback, timer.callback = timer.callback, None
                 self._ready.append(callback)
@@ -237,7 +237,7 @@ class Loop:
 
     def _wait_s(self, timeout_s: float | None) -> float | None:
         while self._timers and self._timers[0].callback is None:
-            heapq.heappop(self._timers)
+            heappop(self._timers)
         if self._ready:
             return 0.0
         if self._timers:

@@ -13,12 +13,16 @@ from graced.trust.keys import WARRANT_CONTEXT, context_of, encode_base64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from graced.base.json import JsonDict
     from graced.policy.decide import Decision, Plan
     from graced.runtime.kernel import Kernel
     from graced.runtime.signing import SigningKey
 
 WARRANT_SECONDS = 30
+_APPEND = "io.graced.Ledger.Append"
+_APPEND_SECONDS = 2.0
 
 
 class Scribe:
@@ -51,21 +55,28 @@ class Scribe:
             "policy_digest": policy_digest,
         }
 
-    async def record(self, plan: Plan, data: JsonDict, warrant: JsonDict | None) -> JsonDict:
-        """Decision and warrant into the ledger; the warrant with `kid` and `signature`. Raises GracedError."""
-        signed: JsonDict = await self._signer.during(self._record(plan, data, warrant))
+    async def record(
+        self, plan: Plan, data: JsonDict, warrant: JsonDict | None, meanwhile: Callable[[], object] | None = None
+    ) -> JsonDict:
+        """Decision and warrant into the ledger; the warrant with `kid` and `signature`. Raises GracedError.
+
+        `meanwhile` is what must be done before it counts, too: its wait for the disk is the ledger's own.
+        """
+        signed: JsonDict = await self._signer.during(self._record(plan, data, warrant, meanwhile))
         return signed
 
-    async def _record(self, plan: Plan, data: JsonDict, warrant: JsonDict | None) -> JsonDict:
+    async def _record(
+        self, plan: Plan, data: JsonDict, warrant: JsonDict | None, meanwhile: Callable[[], object] | None
+    ) -> JsonDict:
         subject = {"unit": plan.unit, "task_id": plan.task_id, "intent_id": plan.intent_id}
-        entries = [self._append("decision", data, subject, self._sign(context_of("decision"), data))]
+        entries = [self._entry("decision", data, subject, self._sign(context_of("decision"), data))]
         signed: JsonDict = {}
         if warrant is not None:
             signature = self._sign(WARRANT_CONTEXT, warrant)
             # The key that signed, whatever is rotated by the time the answer leaves.
             signed = {"warrant": warrant, "kid": self._signer.kid, "signature": signature}
-            entries.append(self._append("warrant", warrant, subject, signature))
-        await self._kernel.loop.gather(*entries)
+            entries.append(self._entry("warrant", warrant, subject, signature))
+        await self._kernel.links.calls(_APPEND, entries, _APPEND_SECONDS, meanwhile)
         return signed
 
     async def append(self, kind: str, data: JsonDict, subject: JsonDict) -> JsonDict:
@@ -74,11 +85,11 @@ class Scribe:
         return reply
 
     async def _sign_and_append(self, kind: str, data: JsonDict, subject: JsonDict) -> JsonDict:
-        return await self._append(kind, data, subject, self._sign(context_of(kind), data))
+        entry = self._entry(kind, data, subject, self._sign(context_of(kind), data))
+        return await self._kernel.call(_APPEND, entry, _APPEND_SECONDS)
 
-    async def _append(self, kind: str, data: JsonDict, subject: JsonDict, signature: str) -> JsonDict:
-        entry: JsonDict = {"kind": kind, **subject, "data": data, "kid": self._signer.kid, "signature": signature}
-        return await self._kernel.call("io.graced.Ledger.Append", entry)
+    def _entry(self, kind: str, data: JsonDict, subject: JsonDict, signature: str) -> JsonDict:
+        return {"kind": kind, **subject, "data": data, "kid": self._signer.kid, "signature": signature}
 
     def _sign(self, context: bytes, data: JsonDict) -> str:
         return encode_base64(self._signer.sign(context, canonical(data)))

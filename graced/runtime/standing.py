@@ -57,11 +57,15 @@ class Standing:
         """The histories of all other units."""
         return [history for name, history in self.histories.items() if name != unit]
 
-    def put(self, history: UnitHistory) -> None:
-        """Replace a unit's history."""
+    def put(self, history: UnitHistory, *, wait: bool = True) -> None:
+        """Replace a unit's history; without `wait` it is on disk after the next `sync`."""
         age = {"age_us": self.age_us(), "offset_us": self._age_offset_us, "boot_id": self._boot}
-        self._store.put({history.unit: history.to_json()}, {"age": age})
+        self._store.put({history.unit: history.to_json()}, {"age": age}, wait=wait)
         self.histories[history.unit] = history
+
+    def sync(self) -> None:
+        """Everything that was put is on disk on return."""
+        self._store.sync()
 
     @property
     def pause(self) -> Pause | None:

@@ -7,12 +7,12 @@ StoreError that names the file and what to do. Used by the queue, the ledger, Me
 
 from __future__ import annotations
 
-import _sqlite3 as sqlite3  # without the dates that the module around it converts, 2 ms of each start
 import fcntl
 import os
 import time
 
 from graced.base.errors import StoreError
+from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ QUICK_CHECK_MAX_BYTES = 2 << 20
 _LOCK_TRIES = 20
 _LOCK_WAIT_SECONDS = 0.05
 _CHECKPOINT_PAGES = 4000
+_INCREMENTAL = 2
 
 _TEMPORARY = "nothing that was acknowledged is lost; the operation can be repeated"
 _REASONS: dict[int, tuple[str, str, str]] = {
@@ -196,6 +197,23 @@ def open_database(
     return db
 
 
+def sync_log(path: str) -> None:
+    """Sync the write-ahead log of the database at `path`. For any thread. Raises StoreError."""
+    try:
+        fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # closed for good, or never written: all of it is in the database
+        return
+    except OSError as error:
+        raise os_error(path, error) from error
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise os_error(path, error) from error
+    finally:
+        os.close(fd)
+
+
 def os_error(path: str, error: OSError) -> StoreError:
     """The StoreError for a file of a database; its `code` as in `translate`."""
     import errno
@@ -259,18 +277,19 @@ def _connect(path: str, synchronous: str, *, shrinkable: bool) -> sqlite3.Connec
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
-        for pragma in (
-            "trusted_schema=OFF",
-            "cell_size_check=ON",
-            f"auto_vacuum={'INCREMENTAL' if shrinkable else 'NONE'}",
+        _set(connection, "trusted_schema=OFF", "cell_size_check=ON", f"wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        # Said to a file that has it already, it would be written once more, with an fsync and a checkpoint of all that
+        # a killed process left in the log.
+        if not (shrinkable and connection.execute("PRAGMA auto_vacuum").fetchone() == (_INCREMENTAL,)):
+            _set(connection, f"auto_vacuum={'INCREMENTAL' if shrinkable else 'NONE'}")
+        _set(
+            connection,
             "journal_mode=WAL",
             f"synchronous={synchronous}",
-            f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
             "journal_size_limit=67108864",
             "temp_store=MEMORY",
             "cache_size=-4096",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+        )
         # SQLite falls back to reading only when it could not open the file for writing, and would stay with that; it
         # says so at the first change, which is not kept here
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -282,6 +301,11 @@ def _connect(path: str, synchronous: str, *, shrinkable: bool) -> sqlite3.Connec
             connection.close()
         raise translate(error, path) from error
     return connection
+
+
+def _set(connection: sqlite3.Connection, *pragmas: str) -> None:
+    for pragma in pragmas:
+        connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _check_content(db: Database) -> bool:

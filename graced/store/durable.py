@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import marshal
 import os
-import sqlite3
 
 from graced.base.errors import StoreError
-from graced.store.db import os_error, translate
+from graced.store.db import sync_log, translate
 from graced.store.redo import Full, RedoLog
+from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ class Durable:
         self.log = log
         try:
             self._run(log.resume(self._applied, self._place))
+            # Not synced: the log keeps its records until it needs their room, and waits for the disk then.
             self.settle()
-            self._sync_database()
         except StoreError:
             log.close()
             raise
-        log.synced(self._applied)
         return log
 
     # -- a turn -----------------------------------------------------------------------------------------------------
@@ -191,23 +190,6 @@ class Durable:
     def close(self) -> None:
         """Close the log."""
         self.log.close()
-
-
-def sync_log(path: str) -> None:
-    """Sync the write-ahead log of the database at `path`. For any thread. Raises StoreError."""
-    try:
-        fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        # closed for good, or never written: all of it is in the database
-        return
-    except OSError as error:
-        raise os_error(path, error) from error
-    try:
-        os.fdatasync(fd)
-    except OSError as error:
-        raise os_error(path, error) from error
-    finally:
-        os.close(fd)
 
 
 def _nothing() -> None:

@@ -9,12 +9,11 @@ level-0 tiles are stored once, full (the open one is computed from the last 255 
 from __future__ import annotations
 
 import os
-import sqlite3
 from itertools import chain
 
 from graced.base.errors import StoreError
 from graced.store.db import open_database, translate
-from graced.store.ledger_archive import Archive, Segment
+from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from graced.base.json import JsonDict
     from graced.store.db import Database
+    from graced.store.ledger_archive import Segment
 
 FILE_NAME = "ledger.db"
 MAX_ENTRY_BYTES = 65535
@@ -239,6 +239,8 @@ class LedgerStore:
 
     def segments(self) -> list[Segment]:
         """What is in the archive, oldest first."""
+        from graced.store.ledger_archive import Segment
+
         return [Segment(*row) for row in self.db.rows("SELECT first, size, file, digest FROM sealed ORDER BY first")]
 
     def tile(self, level: int, n: int) -> bytes:
@@ -277,6 +279,7 @@ class LedgerReader:
 
     def __init__(self, path: str) -> None:
         """Raises StoreError when it is not there or no ledger."""
+        from graced.store.ledger_archive import Archive, Segment
         from graced.store.ledger_derived import DerivedRows, lenient
 
         self._path = path

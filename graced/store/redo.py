@@ -18,15 +18,21 @@ import errno
 import os
 import struct
 import sys
-from contextlib import suppress
 from zlib import crc32
 
-from graced.base.errors import StoreError
+from graced.base.errors import StoreError, suppress
 from graced.store.db import os_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HEAD_BYTES = 4096
 SEGMENT_BYTES = 4 << 20
 SECTOR_BYTES = 512
+_WINDOW_BYTES = 64 << 10
+_AHEAD_BYTES = 8 * SECTOR_BYTES
+"""Of a record that may be there: most fit."""
 _TITLE = b"graced redo log 1\n".ljust(32, b" ")
 _HEAD = struct.Struct("<32s8s16s")
 _RECORD = struct.Struct("<8sQII")
@@ -142,9 +148,9 @@ class RedoLog:
         this = place - place % SEGMENT_BYTES
         payloads: list[bytes] = []
         end = place
-        for start in (place, SEGMENT_BYTES - this, this):
-            more, length = self._chain(self._rest(start), applied + len(payloads), until)
-            if start != place and not more:
+        for nth, start in enumerate((place, SEGMENT_BYTES - this, this)):
+            more, length = self._chain(start, applied + len(payloads), until)
+            if nth and not more:
                 break
             payloads += more
             end = start + length
@@ -152,9 +158,8 @@ class RedoLog:
             self._nothing_newer(applied + len(payloads), end)
         return payloads, end
 
-    def _rest(self, place: int) -> bytes:
-        """A segment from `place` on."""
-        length = SEGMENT_BYTES - place % SEGMENT_BYTES
+    def _read(self, place: int, length: int) -> bytes:
+        """Bytes of a segment."""
         try:
             data = os.pread(self._fd, length, HEAD_BYTES + place)
         except OSError as error:
@@ -163,38 +168,54 @@ class RedoLog:
             raise _damaged(self.path, "it is cut off")
         return data
 
-    def _chain(self, data: bytes, last: int, until: int) -> tuple[list[bytes], int]:
-        """Payloads from the front of `data` that are numbered on from `last`, and their length."""
+    def _chain(self, start: int, last: int, until: int) -> tuple[list[bytes], int]:
+        """Payloads from `start` on that are numbered on from `last`, and their length."""
         payloads: list[bytes] = []
-        place = 0
-        while last < until and (record := self._record(data, place)) is not None and record[0] == last + 1:
+        place, end = start, _end_of(start)
+        while last < until and (record := self._record(place, end)) is not None and record[0] == last + 1:
             payloads.append(record[1])
             last += 1
             place += _room(len(record[1]))
-        return payloads, place
+        return payloads, place - start
 
     def _nothing_newer(self, last: int, end: int) -> None:
         """What cannot be read was never acknowledged, unless a later record is there.
 
         Behind a damaged record come later ones, or those of a former round, wherever the log went on.
         """
-        end %= 2 * SEGMENT_BYTES
-        for start in (end, 0, SEGMENT_BYTES):
-            data, place = self._rest(start), -1
-            while (place := data.find(self._salt, place + 1)) >= 0:
-                record = self._record(data, place) if place % SECTOR_BYTES == 0 else None
+        for start in (end % (2 * SEGMENT_BYTES), 0, SEGMENT_BYTES):
+            for place in self._salted(start):
+                record = self._record(place, _end_of(start))
                 if record is not None:
                     if record[0] > last:
                         raise _damaged(self.path, f"the database and it end at record {last}, but {record[0]} is there")
                     break
 
-    def _record(self, data: bytes, place: int) -> tuple[int, bytes] | None:
-        if place + _RECORD.size > len(data):
+    def _salted(self, start: int) -> Iterator[int]:
+        """The places from `start` to its segment's end where a record may begin, by its first word.
+
+        Every start of the daemon asks, and only this word of each sector is looked at: a tenth of searching every byte.
+        """
+        salt = int.from_bytes(self._salt, sys.byteorder)
+        end = _end_of(start)
+        for window in range(start, end, _WINDOW_BYTES):
+            data = self._read(window, min(_WINDOW_BYTES, end - window))
+            words = memoryview(data).cast("Q")[:: SECTOR_BYTES // 8].tolist()
+            if salt in words:
+                yield from [window + at * SECTOR_BYTES for at, word in enumerate(words) if word == salt]
+
+    def _record(self, place: int, end: int) -> tuple[int, bytes] | None:
+        """The record at `place` of a segment that ends at `end`."""
+        if place == end:
             return None
-        salt, number, length, check = _RECORD.unpack_from(data, place)
-        if salt != self._salt or place + _RECORD.size + length > len(data):
+        data = self._read(place, min(end - place, _AHEAD_BYTES))
+        salt, number, length, check = _RECORD.unpack_from(data)
+        if salt != self._salt or _RECORD.size + length > end - place:
             return None
-        payload = data[place + _RECORD.size : place + _RECORD.size + length]
+        missing = _RECORD.size + length - len(data)
+        if missing > 0:
+            data += self._read(place + len(data), missing)
+        payload = data[_RECORD.size : _RECORD.size + length]
         return (number, payload) if crc32(payload, number & 0xFFFFFFFF) == check else None
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -255,6 +276,11 @@ class RedoLog:
     def wants_sync(self) -> bool:
         """Is the segment that comes next still needed, and this one half full?"""
         return self._offset > SEGMENT_BYTES // 2 and self._last[1 - self._active] > self._synced
+
+
+def _end_of(place: int) -> int:
+    """Where the segment of `place` ends."""
+    return place - place % SEGMENT_BYTES + SEGMENT_BYTES
 
 
 def _room(length: int) -> int:

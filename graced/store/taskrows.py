@@ -8,7 +8,7 @@ graced.store.tasks.
 
 from __future__ import annotations
 
-from operator import attrgetter
+from _operator import attrgetter  # without the module around it, as in graced.base.sockets
 
 from graced.model.task import COLUMNS, DONE, LEASED, Task
 

@@ -7,14 +7,13 @@ A task's number is never used again, also after its row is gone (`head.next_task
 
 from __future__ import annotations
 
-import sqlite3
 import sys
-from contextlib import suppress
 
-from graced.base.errors import StoreError
+from graced.base.errors import StoreError, suppress
 from graced.model.task import COLUMNS, LEASED, QUEUED, WAITING, Task
 from graced.store.db import Database, open_database, translate
 from graced.store.durable import Durable
+from graced.store.sqlite import sqlite3
 from graced.store.taskrows import insertions, steps, updates
 
 TYPE_CHECKING = False

@@ -1,6 +1,7 @@
 """io.graced.HTM, the half that changes nothing: looking at tasks, at the queue, and watching it.
 
-What is shown may be of this turn, so an answer stands or falls with its commit as any other.
+What is shown may be of this turn, so an answer stands or falls with its commit as any other. What makes the answers is
+imported when somebody asks: no task waits for it at a start.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from graced.runtime.service import Interface
 from graced.supervisor import taskparse as parse
 from graced.supervisor import taskview as view
 from graced.supervisor.queue import NAME
-from graced.supervisor.taskstats import Oldest, metrics_json, stats_json
-from graced.supervisor.tasktree import tree_json
-from graced.supervisor.whyview import why_json
 from graced.varlink.wire import SERVICE, VarlinkError
 
 TYPE_CHECKING = False
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from graced.model.task import Task
     from graced.runtime.connection import Call
     from graced.supervisor.queue import Queue
+    from graced.supervisor.taskstats import Oldest
 
 MAX_LIST = 10_000
 DEFAULT_LIST = 100
@@ -38,7 +37,7 @@ class ReadVerbs(Interface):
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self._oldest = Oldest()
+        self._oldest: Oldest | None = None
 
     def Get(self, call: Call) -> JsonDict:
         number = parse.number_of(call.parameters)
@@ -58,16 +57,22 @@ class ReadVerbs(Interface):
         return {"tasks": [view.task_json(task, self.queue.timeline) for task in tasks], "truncated": cut}
 
     def Tree(self, call: Call) -> JsonDict:
+        from graced.supervisor.tasktree import tree_json
+
         root, truncated = self._verb(call, tree_json, self.queue, parse.number_of(call.parameters))
         return {"root": root, "truncated": truncated}
 
     def Why(self, call: Call) -> JsonDict:
+        from graced.supervisor.whyview import why_json
+
         sentences, facts = self._verb(call, why_json, self.queue, parse.number_of(call.parameters))
         return {"sentences": sentences, "facts": facts}
 
     def Stats(self, call: Call) -> JsonDict:
+        from graced.supervisor.taskstats import stats_json
+
         self.queue.answered(call)
-        return {"stats": stats_json(self.queue, self._oldest.seconds(self.queue))}
+        return {"stats": stats_json(self.queue, self._oldest_seconds())}
 
     def Watch(self, call: Call) -> None:
         if not call.more:
@@ -86,7 +91,16 @@ class ReadVerbs(Interface):
 
     def metrics(self) -> list[JsonDict]:
         """Families of the queue, as io.graced.Supervisor.Metrics returns them."""
-        return metrics_json(self.queue, self._oldest.seconds(self.queue))
+        from graced.supervisor.taskstats import metrics_json
+
+        return metrics_json(self.queue, self._oldest_seconds())
+
+    def _oldest_seconds(self) -> list[float | None]:
+        from graced.supervisor.taskstats import Oldest
+
+        if self._oldest is None:
+            self._oldest = Oldest()
+        return self._oldest.seconds(self.queue)
 
     @staticmethod
     def _handler(call: Call) -> str | None:

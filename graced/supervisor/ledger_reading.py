@@ -11,7 +11,6 @@ from graced.base.errors import FormatError, GracedError, StoreError
 from graced.base.json import canonical, get_int, loads_object, opt_int, opt_str
 from graced.runtime.service import Interface
 from graced.store.ledger import SUBJECTS
-from graced.store.ledger_archive import Archive
 from graced.trust.keys import encode_base64
 from graced.varlink.wire import VarlinkError
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from graced.runtime.loop import Loop, Timer
     from graced.runtime.service import Call
     from graced.store.ledger import LedgerStore
+    from graced.store.ledger_archive import Archive
     from graced.supervisor.background import Background
     from graced.supervisor.ledger_writer import LedgerWriter
 
@@ -99,6 +99,8 @@ class LedgerReading(Interface):
     # The archive --------------------------------------------------------------------------------------------
 
     def _sealed(self) -> Archive:
+        from graced.store.ledger_archive import Archive
+
         if self._archive is None or self._archive.size != self._store.sealed_size():
             self._archive = Archive(self._store.db.path, self._store.segments(), keep=1)
         if self._archive_timer is not None:

@@ -12,7 +12,7 @@ import os
 
 from graced.base.errors import StoreError
 from graced.store.checkpoint import FEW_PAGES, Backfill, Gauge, passive
-from graced.store.durable import sync_log
+from graced.store.db import sync_log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class LogKeeper:
     def start(self) -> None:
         """From now on commits do not checkpoint by themselves. Raises StoreError."""
         self._db.execute("PRAGMA wal_autocheckpoint=0")
+        # What a killed process left may not be copied: at most so much, and the first commit shows.
+        self._left = self.log_bytes // PAGE_BYTES
         self._started = True
 
     @property

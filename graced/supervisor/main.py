@@ -10,8 +10,6 @@ from graced.base.clock import boot_id, iso
 from graced.base.errors import GracedError, StoreError
 from graced.base.json import get_str
 from graced.base.log import NOTICE, WARNING
-from graced.metrics.families import ANCHOR_ANSWERS, SUPERVISOR
-from graced.metrics.registry import Registry
 from graced.model import event as topics
 from graced.model.event import Event
 from graced.model.task import task_number
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from graced.base.config import Config
     from graced.base.json import JsonDict
     from graced.htm.mode import Mode
+    from graced.metrics.registry import Registry
     from graced.model.task import Task
     from graced.supervisor.anchors import Anchors, Comparison
     from graced.supervisor.background import Background
@@ -117,7 +116,7 @@ class SupervisorKernel(Kernel):
         super().__init__()
         self.boot_id = boot_id()
         self.ready_boottime_us = 0
-        self.metrics = Registry(SUPERVISOR)
+        self._metrics: Registry | None = None
         self.bus = BusInterface(self.clock, self._on_bus_event)
         self.htm: _Htm
         self.queue: Queue
@@ -129,6 +128,16 @@ class SupervisorKernel(Kernel):
         self._background: Background | None = None
         self._modes: dict[str, Mode] = {}
         self._table_problems = 0
+
+    @property
+    def metrics(self) -> Registry:
+        """The numbers of this process; made when the first one is counted or asked for."""
+        if self._metrics is None:
+            from graced.metrics.families import SUPERVISOR
+            from graced.metrics.registry import Registry
+
+            self._metrics = Registry(SUPERVISOR)
+        return self._metrics
 
     def setup(self) -> None:
         state = self.paths.state(self.name)
@@ -293,6 +302,8 @@ class SupervisorKernel(Kernel):
 
     def metric_families(self) -> list[JsonDict]:
         """Everything the exporter shows of this process."""
+        from graced.metrics.families import ANCHOR_ANSWERS
+
         self.metrics.put("graced_incidents_open", len(self.loops.brain.open_incidents))
         for name, report in self.loops.reports.items():
             self.metrics.put("graced_internal_errors_total", float(report["internal_errors"]), kernel=name)

@@ -7,10 +7,10 @@ to what is on disk and every answer of the turn becomes ``Unavailable``: nothing
 
 from __future__ import annotations
 
-import json
 import os
 
 from graced.base.errors import StoreError
+from graced.base.json import loads
 from graced.htm.engine import GRANTS_PER_TURN, Engine
 from graced.htm.timeline import Timeline
 from graced.store.tasks import TaskStore
@@ -247,7 +247,7 @@ class Queue:
         for lease in turn.granted:
             self.on_dispatch(lease.task)
         for task in turn.finished:
-            self.on_completed(task, None if task.result is None else json.loads(task.result))
+            self.on_completed(task, None if task.result is None else loads(task.result))
         for what, task in turn.notices:
             self.on_sla(task, what)
 

@@ -59,6 +59,29 @@ def test_the_admins_file_wins_also_when_the_warrant_is_for_the_shipped_one(files
     assert subject.playbook("p", digest(GOOD)).digest == digest(OTHER)
 
 
+def test_the_same_bytes_are_taken_apart_once_and_others_at_once(files, subject, monkeypatch):
+    real, read = sources.parse_toml, []
+    monkeypatch.setattr(sources, "parse_toml", lambda data, path: read.append(data) or real(data, path))
+    files["/share/playbooks/p.toml"] = GOOD
+    first = subject.playbook("p", digest(GOOD))
+    assert subject.playbook("p", digest(GOOD)) is first
+    files["/share/playbooks/p.toml"] = GOOD.replace(b'"d"', b'"e"')
+    assert subject.playbook("p", digest(GOOD)).description == "e"
+    files["/share/playbooks/p.toml"] = BROKEN
+    for _ in range(2):
+        # what is refused is refused again
+        with pytest.raises(ConfigError):
+            subject.playbook("p", digest(BROKEN))
+    del files["/share/playbooks/p.toml"]
+    with pytest.raises(ConfigError):
+        subject.playbook("p", digest(GOOD))
+    assert read[:2] == [GOOD, GOOD.replace(b'"d"', b'"e"')]
+    for number in range(2 * sources._MAX_PARSED):
+        files[f"/share/playbooks/p{number}.toml"] = GOOD
+        subject.playbook(f"p{number}", digest(GOOD))
+    assert len(subject._parsed) <= sources._MAX_PARSED
+
+
 def test_a_broken_override_leaves_the_shipped_file_in_force_for_a_warrant_of_exactly_that(files, subject):
     files.update({"/share/playbooks/p.toml": GOOD, "/etc/playbooks/p.toml": BROKEN})
     assert subject.playbook("p", digest(GOOD)).digest == digest(GOOD)

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from graced.base.errors import WireError
+from graced.base.errors import StoreError, WireError
 from graced.runtime import links
 from graced.runtime.links import Links, Stream
 from graced.runtime.loop import Expired, Future, Loop
@@ -126,6 +126,48 @@ def test_a_call_and_its_connection_is_kept_for_the_next(loop, serve, subject):
     assert ask(loop, subject, n=1) == {"n": 1}
     assert ask(loop, subject, n=2) == {"n": 2}
     assert len(daemon.accepted) == 1
+
+
+def together(loop, subject, count, meanwhile=None):
+    calls = [{"n": n} for n in range(count)]
+    return loop.run_until(loop.spawn(subject.calls("io.graced.Memory.Echo", calls, 60.0, meanwhile)), 90.0)
+
+
+def test_calls_that_belong_together_arrive_together_and_something_is_done_meanwhile(loop, serve, subject):
+    turns, done = [], []
+    daemon = serve(lambda message: turns.append(message["parameters"]["n"]) or echo(message))
+    loop.after_turn.append(lambda: turns.append("turn"))
+    assert together(loop, subject, 3, lambda: done.append(len(daemon.messages))) == [{"n": n} for n in range(3)]
+    assert done == [0], "after they were sent, before they were answered"
+    assert turns[turns.index(0) : turns.index(0) + 3] == [0, 1, 2]
+    assert together(loop, subject, 2) == [{"n": 0}, {"n": 1}]
+    assert len(daemon.accepted) == 1
+
+
+def test_one_refusal_of_calls_that_belong_together_is_raised_when_all_are_answered(loop, serve, subject):
+    refusal = {"error": "io.graced.Memory.NoSuchIncident", "parameters": {}}
+    daemon = serve(lambda message: refusal if message["parameters"]["n"] == 0 else echo(message))
+    for _ in range(2):
+        with pytest.raises(VarlinkError):
+            together(loop, subject, 3)
+    assert len(daemon.messages) == 6
+    assert len(daemon.accepted) == 1, "nothing is left unread on it"
+
+
+def test_what_goes_wrong_meanwhile_is_raised_and_the_connection_not_used_again(loop, serve, subject):
+    silent = [True]
+    daemon = serve(lambda message: None if silent else echo(message))
+
+    def fail():
+        raise StoreError("the disk failed")
+
+    with pytest.raises(StoreError):
+        together(loop, subject, 2, fail)
+    while len(daemon.messages) < 2:
+        loop.run_once(1.0)
+    silent.clear()
+    assert together(loop, subject, 2) == [{"n": 0}, {"n": 1}]
+    assert len(daemon.accepted) == 2
 
 
 def test_calls_at_the_same_time_have_connections_of_their_own_and_few_are_kept(loop, serve, subject):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +42,22 @@ def test_new_file_is_private_and_durable(tmp_path):
     with open_database(path, V1, synchronous="NORMAL") as db:
         assert db.rows("SELECT body FROM item") == [("x",)]
         assert db.rows("PRAGMA synchronous") == [(1,)]
+
+
+def test_a_start_after_a_kill_writes_nothing(tmp_path):
+    """Neither an fsync nor SQLite's own checkpoint of what the killed process left in its log."""
+    path, copy = str(tmp_path / "a.db"), str(tmp_path / "copy.db")
+    with open_database(path, V1, shrinkable=True) as db:
+        with db.transaction():
+            db.executemany("INSERT INTO item (body) VALUES (?)", [("x" * 4000,)] * 2000)
+        for end in ("", "-wal", ".created"):
+            shutil.copy(path + end, copy + end)
+    files = [tmp_path / f"copy.db{end}" for end in ("", "-wal")]
+    before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
+    with open_database(copy, V1, shrinkable=True) as db:
+        assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
+        assert db.rows("SELECT count(*) FROM item") == [(2000,)]
+        assert _mode(db) == (2, "wal")
 
 
 def _mode(db):

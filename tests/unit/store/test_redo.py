@@ -147,6 +147,32 @@ def test_a_record_that_is_broken_in_the_middle_is_damage(path, place):
     assert kept(path, applied=4) == []
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("place", [0, 8 * SECTOR_BYTES])
+def test_it_goes_on_behind_the_last_record_when_both_segments_are_read(path, place):
+    log = made(path)
+    log._active = place // (8 * SECTOR_BYTES)
+    for _ in range(9):
+        log.append(b"x")
+    end = log.place
+    log.close()
+    log = RedoLog.load(path, ME, sync=False)
+    assert log.resume(0, place) == [b"x"] * 9
+    assert log.place == end
+    log.close()
+
+
+@pytest.mark.parametrize("behind", [1, 2, 40, 300])
+def test_damage_shows_however_far_behind_it_the_next_record_is(path, behind):
+    log = made(path)
+    for number in range(2):
+        log.append(bytes([number]) * (behind * 4096))
+    log.close()
+    overwrite(path, HEAD_BYTES, b"\xff")
+    with pytest.raises(StoreError, match="end at record 0, but 2 is there"):
+        kept(path)
+
+
 def test_records_that_the_database_lacks_are_missed(path):
     log = made(path, 5)
     log.append(b"six")

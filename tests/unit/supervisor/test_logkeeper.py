@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import sqlite3
 import sys
 import time
@@ -135,6 +136,21 @@ def test_when_load_ends_the_log_is_copied(desk):
     plain = sqlite3.connect(f"file:{desk.db.path}?mode=ro&immutable=1", uri=True)
     assert plain.execute("SELECT count(*) FROM item").fetchone() == (desk.rows,), "without reading the log"
     plain.close()
+
+
+def test_what_a_killed_process_left_is_copied_after_the_first_commit(tmp_path):
+    desk = Desk(tmp_path / "a.db")
+    with desk.db.transaction():
+        desk.db.executemany("INSERT INTO item (body) VALUES (?)", [(PAGE_TEXT,)] * (DUE_PAGES + 100))
+    for end in ("", "-wal", ".created"):
+        shutil.copy(tmp_path / f"a.db{end}", tmp_path / f"b.db{end}")
+    desk.close()
+    desk = Desk(tmp_path / "b.db")
+    desk.keeper.start()
+    desk.commit()
+    desk.turn_until(lambda: desk.keeper._pages)
+    assert desk.keeper._left == 0
+    desk.close()
 
 
 def test_an_error_is_said_and_put_off(desk):
