@@ -272,7 +272,7 @@ class Brain:
             return Change(incidents=(incident,), closed=(incident,), lessons=lessons)
         if incident.cleared:
             # Nobody will say so a second time. What was tried in vain is still worth a look.
-            gone = self._gone(incident if lessons else incident.replace(outcome=OPEN))
+            gone = self._gone(incident)
             return gone.replace(lessons=lessons, escalated=gone.closed if lessons else ())
         pause_s = min(FIRST_RETRY_SECONDS * 2 ** min(incident.tries - 1, 10), LAST_RETRY_SECONDS)
         incident = incident.replace(retry_boottime_us=self._clock.boottime_us() + pause_s * 1_000_000)
