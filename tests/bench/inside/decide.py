@@ -1,6 +1,6 @@
 """Inside the container: the ledger's append and Governance's Decide through their sockets.
 
-usage: python3 -m inside.decide ledger COUNT | decide COUNT (as _graced-healing) | policy COUNT
+usage: python3 -m inside.decide ledger COUNT | decide COUNT | act COUNT (both as _graced-healing) | policy COUNT
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ def ledger(count: int) -> list[float]:
 
 def decide(count: int) -> list[float]:
     """An allowed plan each time; its outcome is told in between, untimed."""
+    return _decide(count, act=False)
+
+
+def act(count: int) -> list[float]:
+    """As `decide`, and each warrant goes to the actuator, which checks it and the unit, and leaves the unit alone: an
+    admin stopped it."""
+    return _decide(count, act=True)
+
+
+def _decide(count: int, *, act: bool) -> list[float]:
     code, governance = Wire("io.graced.Code"), Wire("io.graced.Governance")
+    actuator = Wire("io.graced.Actuator") if act else None
 
     def digest(kind: str, name: str) -> str:
         files = code.call("io.graced.Code.List", {"kind": kind})["files"]
@@ -45,9 +56,18 @@ def decide(count: int) -> list[float]:
         asked = {"plan": {**plan, "task_id": task, "intent_id": f"intent_{10**9 + number}"}}
         since_us = now_us()
         decision = governance.call("io.graced.Governance.Decide", asked)
-        values.append((now_us() - since_us) / 1000)
         if decision["effect"] != "allow":
             give_up(f"{task}: {decision}")
+        if actuator is not None:
+            warrant = {name: decision[name] for name in ("warrant", "kid", "signature")}
+            answered = ""
+            try:
+                actuator.call("io.graced.Actuator.Execute", warrant)
+            except RuntimeError as error:
+                answered = str(error)
+            if "admin-stopped" not in answered:
+                give_up(f"{task}: {answered or 'it acted'}")
+        values.append((now_us() - since_us) / 1000)
         outcome = {"task_id": task, "unit": plan["unit"], "playbook": plan["playbook"], "outcome": "healed"}
         governance.call("io.graced.Governance.Outcome", outcome)
         time.sleep(0.005)
@@ -90,7 +110,7 @@ def policy(count: int) -> list[float]:
 
 def main(verb: str, count: str) -> None:
     """See the module."""
-    answer({"ledger": ledger, "decide": decide, "policy": policy}[verb](int(count)))
+    answer({"ledger": ledger, "decide": decide, "act": act, "policy": policy}[verb](int(count)))
 
 
 if __name__ == "__main__":
