@@ -63,6 +63,18 @@ class Book:
         task = self._tasks.get(number)
         return 0 if task is not None and not task.live else number
 
+    def live_with_keys(self, keys: list[str]) -> dict[str, int]:
+        """As `live_with_key`, of those that have one."""
+        mine, tasks = self.turn.keys, self._tasks
+        found = self._rows.live_with_keys(keys)
+        for key, number in list(found.items()):
+            if (task := tasks.get(number)) is not None and not task.live:
+                del found[key]
+        for key in mine.keys() & keys:
+            if mine[key].live:
+                found[key] = mine[key].id
+        return found
+
     def live_children(self, parent: int) -> list[Task]:
         """The live children; the turn must have been written."""
         children = [self.one(row) for row in self._rows.live_children(parent)]
@@ -83,6 +95,16 @@ class Book:
         if task.idempotency_key is not None:
             self.turn.keys[task.idempotency_key] = task
         self.tally.add(task, 1)
+
+    def add_all(self, tasks: list[Task]) -> None:
+        """New tasks, all of them queued."""
+        numbered = {task.id: task for task in tasks}
+        self.turn.new.update(numbered)
+        self._tasks.update(numbered)
+        self.turn.keys.update([(task.idempotency_key, task) for task in tasks if task.idempotency_key is not None])
+        self.tally.add_all(tasks)
+        for task in tasks:
+            self._window(task.handler).push(task)
 
     def hold(self, task: Task) -> None:
         """This is the one object for its id."""

@@ -5,16 +5,16 @@ since the last commit is collected in the book's Turn. The owner calls `book.wri
 or, when anything of that (or a read) raised, rolls back and calls `revert`. Only after `settle` may anyone hear of
 what happened: answers, leases, events.
 
-The rooms: intake (the way in), results (what workers and people say), clockwork (workers, time), on core (how a task
-ends). Here are what gives the tasks out, what holds handlers, and the way back after a failed commit.
+The rooms: intake (the way in), results (what workers and people say), runs (both, for many at once), clockwork
+(workers, time), on core (how a task ends). Here are what gives the tasks out, what holds handlers, and the way back
+after a failed commit.
 """
 
 from __future__ import annotations
 
 from graced.htm.clockwork import Clockwork
-from graced.htm.intake import Intake
 from graced.htm.mode import PAUSED, Mode
-from graced.htm.results import Results
+from graced.htm.runs import Runs
 from graced.htm.turn import Turn
 from graced.model.task import LEASED, Task
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GRANTS_PER_TURN = 2000
 
 
-class Engine(Intake, Results, Clockwork):
+class Engine(Runs, Clockwork):
     """One host's queue. Not thread safe; owned by one loop."""
 
     # -- out --------------------------------------------------------------------------------------------------------

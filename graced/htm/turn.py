@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         def live_with_key(self, key: str) -> int:
             """The live task with this idempotency key, or 0."""
 
+        def live_with_keys(self, keys: list[str]) -> dict[str, int]:
+            """The live tasks with these idempotency keys, by key."""
+
         def queued(self, handler: str, start: tuple[int, int], limit: int) -> tuple[list[Task], bool]:
             """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more."""
 
@@ -195,6 +198,14 @@ class Tally:
         self._delta[key] = self._delta.get(key, 0) + count
         if task.state < DONE:
             self._alive(task.origin, count)
+
+    def add_all(self, tasks: list[Task]) -> None:
+        """Count many in."""
+        kinds: dict[TallyKey, list[Task]] = {}
+        for task in tasks:
+            kinds.setdefault((task.handler, task.origin, task.priority, task.state), []).append(task)
+        for of_a_kind in kinds.values():
+            self.add(of_a_kind[0], len(of_a_kind))
 
     def moved(self, task: Task, before: int) -> None:
         """`task` was in the state `before`."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graced.htm.mode import Mode
     from graced.htm.turn import Turn
     from graced.model.task import Task
-    from graced.runtime.connection import Call
+    from graced.runtime.connection import Call, Run
     from graced.runtime.loop import Loop, Timer
     from graced.supervisor.housekeeping import Housekeeping
 
@@ -86,7 +86,7 @@ class Queue:
         self.house: Housekeeping | None = None
         self.watchers = Watchers()
         self.error = ""
-        self._answered: list[Call] = []
+        self._answered: list[Call | Run] = []
         self._timer: Timer | None = None
         self._timer_us: int | None = None
         self._retry: Timer | None = None
@@ -142,8 +142,8 @@ class Queue:
 
     # -- the turn ---------------------------------------------------------------------------------------------------
 
-    def answered(self, call: Call) -> None:
-        """The answer of this call stands or falls with this turn's commit."""
+    def answered(self, call: Call | Run) -> None:
+        """The answer of this call (or run of calls) stands or falls with this turn's commit."""
         self._answered.append(call)
 
     def flush(self) -> None:
