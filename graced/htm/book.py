@@ -129,17 +129,24 @@ class Book:
         """Into LEASED or DONE, with nothing else new but what `Rows.write` knows of `brief` tasks."""
         before = task.state
         task.state = state
-        self.tally.moved(task, before)
-        turn, number = self.turn, task.id
-        if number in turn.new or number in turn.changed:
-            return
-        if number in turn.brief:
-            # both in one turn: more columns than one of them has
-            del turn.brief[number]
-            turn.changed[number] = task
-        else:
-            turn.brief[number] = task
-        self._tasks[number] = task
+        self.all_moved([task], before, state)
+
+    def all_moved(self, tasks: list[Task], before: int, state: int) -> None:
+        """As `move_only` for each; they are in `state` already."""
+        self.tally.all_moved(tasks, before, state)
+        turn = self.turn
+        new, changed, brief = turn.new, turn.changed, turn.brief
+        for task in tasks:
+            number = task.id
+            if number in new or number in changed:
+                continue
+            if number in brief:
+                # both in one turn: more columns than one of them has
+                del brief[number]
+                changed[number] = task
+            else:
+                brief[number] = task
+            self._tasks[number] = task
 
     def prioritise(self, task: Task, priority: int) -> None:
         """Another priority."""

@@ -16,7 +16,7 @@ from graced.htm.clockwork import Clockwork
 from graced.htm.mode import PAUSED, Mode
 from graced.htm.runs import Runs
 from graced.htm.turn import Turn
-from graced.model.task import LEASED, Task
+from graced.model.task import LEASED, QUEUED, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,12 +40,15 @@ class Engine(Runs, Clockwork):
             if self._modes and self._modes.of(handler, PAUSED) is not None:
                 continue
             now_us = self.timeline.now_us()
+            given: list[Task] = []
             while room and (worker := self.leases.idle(handler, now_us)) is not None:
                 task = self.book.pop(handler)
                 if task is None:
                     break
                 self._grant(task, worker)
+                given.append(task)
                 room -= 1
+            self.book.all_moved(given, QUEUED, LEASED)
 
     @property
     def more_to_dispatch(self) -> bool:
@@ -54,7 +57,7 @@ class Engine(Runs, Clockwork):
 
     def _grant(self, task: Task, worker: Worker) -> None:
         now_us = self.timeline.stamp_us()
-        self.book.move_only(task, LEASED)
+        task.state = LEASED
         task.attempts += 1
         task.worker = worker.name
         task.started_us = now_us

@@ -15,7 +15,7 @@ from graced.htm.mode import DRAINED
 from graced.htm.order import rank_us
 from graced.htm.results import Results
 from graced.htm.retry import MAX_ATTEMPTS
-from graced.model.task import DEFAULT_SLA_SECONDS, DONE, FAIL, LOW, QUEUED, SLA_FINE, Task
+from graced.model.task import DEFAULT_SLA_SECONDS, DONE, FAIL, LEASED, LOW, QUEUED, SLA_FINE, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,18 +101,25 @@ class Runs(Intake, Results):
 
     def complete_run(self, ended: list[tuple[Lease, str]]) -> int:
         """As `complete` for each (lease, result), and how many they were; no task twice, and each `alone`."""
-        turn, leases, counts = self.book.turn, self.leases, self.counts
+        turn, end_lease = self.book.turn, self.leases.end
+        learn, observe_us = self._expected.learn, self.counts.run.observe_us
         now_us = self.timeline.stamps_us(len(ended))
         for lease, result in ended:
-            leases.end(lease)
+            end_lease(lease)
             turn.ended.append(lease)
             lease.worker.expires_us = now_us + LEASE_US
             task = lease.task
             run_us = now_us - lease.since_us
-            self._expected.learn(task.handler, task.task_type, run_us)
-            counts.run.observe_us(run_us)
+            learn(task.handler, task.task_type, run_us)
+            observe_us(run_us)
+            task.state = DONE
+            task.finished_us = now_us
             task.result = result
-            task.error = None
-            self._end(task, DONE, now_us, "completed", None)
+            task.error = task.not_before_us = task.sla_next_us = None
+            turn.finished.append(task)
+            self._drain_rate.finished(now_us)
+            if turn.heard:
+                turn.said(task.id, now_us, "completed", task.attempts, None)
             now_us += 1
+        self.book.all_moved([lease.task for lease, _ in ended], LEASED, DONE)
         return len(ended)

@@ -218,6 +218,19 @@ class Tally:
         if (before < DONE) is not (state < DONE):
             self._alive(origin, 1 if state < DONE else -1)
 
+    def all_moved(self, tasks: list[Task], before: int, state: int) -> None:
+        """They all were in the state `before`, and are in `state` now."""
+        kinds: dict[tuple[str, str, int], int] = {}
+        for task in tasks:
+            kind = (task.handler, task.origin, task.priority)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        delta = self._delta
+        for kind, count in kinds.items():
+            delta[*kind, before] = delta.get((*kind, before), 0) - count
+            delta[*kind, state] = delta.get((*kind, state), 0) + count
+            if (before < DONE) is not (state < DONE):
+                self._alive(kind[1], count if state < DONE else -count)
+
     def take(self) -> list[TallyRow]:
         """The changes to write now."""
         delta, self._delta = self._delta, {}

@@ -76,6 +76,11 @@ class Call:
             message["continues"] = True
         self._send(encode(message))
 
+    def push(self, every: list[bytes]) -> None:
+        """Replies of a stream, each the JSON text of its parameters; more will follow."""
+        if not self.answered:
+            self._send(b"".join([reply_frame(parameters, continues=True) for parameters in every]))
+
     def answer(self, parameters: bytes) -> None:
         """The only reply, as JSON text in UTF-8, given before the call's method returns: the short way of `reply`."""
         self.answered = True

@@ -130,11 +130,17 @@ class HtmInterface(ReadVerbs):
         return {"task_id": names[0], "deduplicated": taken[0][1], "task_ids": names}
 
     def SubmitBatch(self, call: Call) -> bytes:
-        specs = parse.submissions(call.parameters, self.queue.engine.limits.max_context_bytes)
-        _need_heal(call, specs)
-        taken = self._verb(call, self.queue.engine.submit_batch, specs, call.peer.name)
-        ids = ",".join([f'"task_{tree[0][0]}"' for tree in taken])
-        known = ",".join(["true" if tree[0][1] else "false" for tree in taken])
+        engine = self.queue.engine
+        plain = parse.all_plain(call.parameters, engine.limits.max_context_bytes)
+        taken: list[tuple[int, bool]] = []
+        if plain and all(spec[0] != HEAL for spec in plain):
+            taken = self._verb(call, engine.submit_run, plain, call.peer.name)
+        if not taken:
+            specs = parse.submissions(call.parameters, engine.limits.max_context_bytes)
+            _need_heal(call, specs)
+            taken = [tree[0] for tree in self._verb(call, engine.submit_batch, specs, call.peer.name)]
+        ids = ",".join([f'"task_{number}"' for number, _ in taken])
+        known = ",".join(["true" if known else "false" for _, known in taken])
         return f'{{"task_ids":[{ids}],"deduplicated":[{known}]}}'.encode()
 
     def Work(self, call: Call) -> None:

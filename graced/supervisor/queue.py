@@ -7,10 +7,10 @@ to what is on disk and every answer of the turn becomes ``Unavailable``: nothing
 
 from __future__ import annotations
 
-import json
 import os
 
 from graced.base.errors import StoreError
+from graced.base.json import loads
 from graced.htm.engine import GRANTS_PER_TURN, Engine
 from graced.htm.timeline import Timeline
 from graced.store.tasks import TaskStore
@@ -231,11 +231,7 @@ class Queue:
         self._committed(turn)
 
     def _tell(self, turn: Turn) -> None:
-        for lease in turn.granted:
-            worker = lease.worker
-            if not worker.gone:
-                call: Call = worker.stream  # type: ignore[assignment]
-                call.reply(b'{"lease":%b}' % view.lease_text(lease, self.timeline), continues=True)
+        self._push(turn.granted)
         for lease, reason in turn.revoked:
             self._revoked(lease, reason)
         if turn.modes:
@@ -246,10 +242,21 @@ class Queue:
             self._loop.call_soon(nothing)
         for lease in turn.granted:
             self.on_dispatch(lease.task)
-        for task in turn.finished:
-            self.on_completed(task, None if task.result is None else json.loads(task.result))
+        # one scan for all of them
+        results = loads(f"[{','.join([task.result or 'null' for task in turn.finished])}]")
+        for task, result in zip(turn.finished, results, strict=True):
+            self.on_completed(task, result)
         for what, task in turn.notices:
             self.on_sla(task, what)
+
+    def _push(self, granted: list[Lease]) -> None:
+        given: dict[Worker, list[bytes]] = {}
+        for lease in granted:
+            given.setdefault(lease.worker, []).append(b'{"lease":%b}' % view.lease_text(lease, self.timeline))
+        for worker, leases in given.items():
+            if not worker.gone:
+                call: Call = worker.stream  # type: ignore[assignment]
+                call.push(leases)
 
     @staticmethod
     def _revoked(lease: Lease, reason: str) -> None:

@@ -208,6 +208,20 @@ def plain(obj: JsonDict, max_context_bytes: int) -> Plain | None:
     return None if text is None else (handler, task_type, priority, seconds, text, key)
 
 
+def all_plain(obj: JsonDict, max_context_bytes: int) -> list[Plain] | None:
+    """Each of ``tasks`` as `plain`; None when one is not: see `submissions`."""
+    tasks = obj.get("tasks")
+    if type(tasks) is not list or len(tasks) > MAX_TREE_TASKS:
+        return None
+    every: list[Plain] = []
+    for task in tasks:
+        spec = plain(task, max_context_bytes) if type(task) is dict else None
+        if spec is None:
+            return None
+        every.append(spec)
+    return every
+
+
 def plain_text(value: JsonDict, max_bytes: int) -> str | None:
     """As `object_text`; None when it is not ASCII, or something is wrong."""
     try:
