@@ -39,7 +39,7 @@ WAKE_MAX_SECONDS = 30.0
 """Longest sleep of the timer: the loop's clock stands still in suspend, the queue's does not."""
 RETRY_COMMIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.05
-SETTLE_ROWS = 2000
+SETTLE_ROWS = 4000
 """SQLite commits the turns of so long, or so many rows; until then they are durable in the redo log."""
 
 
@@ -179,9 +179,13 @@ class Queue:
         if self.house is not None:
             self.house.turns += 1
         if self.store.durable.unsettled >= SETTLE_ROWS:
-            self.settle()
+            self._settle_soon()
         elif self._settling is None:
-            self._settling = self._loop.call_later(SETTLE_SECONDS, self.settle)
+            self._settling = self._loop.call_later(SETTLE_SECONDS, self._settle_soon)
+
+    def _settle_soon(self) -> None:
+        # at the front of the next turn: what this one promised leaves before
+        self._loop.call_soon(self.settle)
 
     def _settled(self) -> None:
         self.on_commit()
