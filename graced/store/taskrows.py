@@ -144,13 +144,13 @@ def fold(statements: list[Statement]) -> list[Statement]:
     folded: list[Statement] = []
     some = _Some()
     for statement, rows in statements:
-        take = some.takers.get(statement)
+        take = _TAKERS.get(statement)
         if take is None:
             folded += some.statements()
             folded.append((statement, rows))
             some = _Some()
         else:
-            take(rows)
+            take(some, rows)
     return folded + some.statements()
 
 
@@ -163,24 +163,32 @@ class _Some:
         self._ends: dict[int, tuple[Any, ...]] = {}
         self._tally: dict[tuple[Any, ...], int] = {}
         self._head: Sequence[tuple[Any, ...]] = ()
-        self.takers: dict[str, Callable[[Sequence[tuple[Any, ...]]], None]] = {
-            NEW: self._new.extend,
-            _LEASE: lambda rows: self._leases.update([(row[-1], row) for row in rows]),
-            END: lambda rows: self._ends.update([(row[-1], row) for row in rows]),
-            TALLY: self._add,
-            HEAD: self._set_head,
-        }
 
-    def _add(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def came(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of NEW."""
+        self._new += rows
+
+    def leased(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of leases."""
+        self._leases.update([(row[-1], row) for row in rows])
+
+    def ended(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of END."""
+        self._ends.update([(row[-1], row) for row in rows])
+
+    def counted(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of TALLY."""
         tally = self._tally
         for *key, count in rows:
             of = tuple(key)
             tally[of] = tally.get(of, 0) + count
 
-    def _set_head(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def headed(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows of HEAD."""
         self._head = rows[-1:]
 
     def statements(self) -> list[Statement]:
+        """All of them, as few as they can be."""
         new = self._run() if self._leases or self._ends else self._new
         both = self._leases.keys() & self._ends.keys()
         folded: list[Statement] = [
@@ -209,3 +217,12 @@ class _Some:
                 values[-2], values[-1], _ = end
             run.append(tuple(values))
         return run
+
+
+_TAKERS: dict[str, Callable[[_Some, Sequence[tuple[Any, ...]]], None]] = {
+    NEW: _Some.came,
+    _LEASE: _Some.leased,
+    END: _Some.ended,
+    TALLY: _Some.counted,
+    HEAD: _Some.headed,
+}
