@@ -7,6 +7,7 @@ fallbacks, 6 ms of each daemon's start. Nothing that a daemon imports before REA
 
 from __future__ import annotations
 
+import os
 from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
 
 from graced.base.errors import FormatError
@@ -145,6 +146,26 @@ def scan_object(text: str) -> JsonDict | None:
     except (StopIteration, ValueError, RecursionError, SystemError):
         return None
     return value if end == len(text) and type(value) is dict else None
+
+
+_BETWEEN = os.urandom(16).hex()
+"""Stands between two texts that are scanned as one. Nobody outside knows it, so no text can have it by itself."""
+
+
+def scan_objects(texts: str, count: int) -> list[JsonDict] | None:
+    """`count` JSON objects that stand in `texts` with a NUL between them; None when any of them is not just that.
+
+    One scan for all of them, as `scan_object` does for one.
+    """
+    text = "[" + texts.replace("\0", f',"{_BETWEEN}",') + "]"
+    try:
+        values, end = _scan(text, 0)
+    except (StopIteration, ValueError, RecursionError, SystemError):
+        return None
+    objects: list[JsonDict] = values[::2]
+    if end != len(text) or len(objects) != count or {*map(type, objects)} != {dict}:
+        return None
+    return objects if values[1::2] == [_BETWEEN] * (count - 1) else None
 
 
 _FLOAT_INTS = 1 << 1023

@@ -63,6 +63,18 @@ class Book:
         task = self._tasks.get(number)
         return 0 if task is not None and not task.live else number
 
+    def live_with_keys(self, keys: list[str]) -> dict[str, int]:
+        """As `live_with_key`, of those that have one."""
+        mine, tasks = self.turn.keys, self._tasks
+        found = self._rows.live_with_keys(keys)
+        for key, number in list(found.items()):
+            if (task := tasks.get(number)) is not None and not task.live:
+                del found[key]
+        for key in mine.keys() & keys:
+            if mine[key].live:
+                found[key] = mine[key].id
+        return found
+
     def live_children(self, parent: int) -> list[Task]:
         """The live children; the turn must have been written."""
         children = [self.one(row) for row in self._rows.live_children(parent)]
@@ -83,6 +95,16 @@ class Book:
         if task.idempotency_key is not None:
             self.turn.keys[task.idempotency_key] = task
         self.tally.add(task, 1)
+
+    def add_all(self, tasks: list[Task]) -> None:
+        """New tasks, all of them queued."""
+        numbered = {task.id: task for task in tasks}
+        self.turn.new.update(numbered)
+        self._tasks.update(numbered)
+        self.turn.keys.update([(task.idempotency_key, task) for task in tasks if task.idempotency_key is not None])
+        self.tally.add_all(tasks)
+        for task in tasks:
+            self._window(task.handler).push(task)
 
     def hold(self, task: Task) -> None:
         """This is the one object for its id."""
@@ -107,17 +129,24 @@ class Book:
         """Into LEASED or DONE, with nothing else new but what `Rows.write` knows of `brief` tasks."""
         before = task.state
         task.state = state
-        self.tally.moved(task, before)
-        turn, number = self.turn, task.id
-        if number in turn.new or number in turn.changed:
-            return
-        if number in turn.brief:
-            # both in one turn: more columns than one of them has
-            del turn.brief[number]
-            turn.changed[number] = task
-        else:
-            turn.brief[number] = task
-        self._tasks[number] = task
+        self.all_moved([task], before, state)
+
+    def all_moved(self, tasks: list[Task], before: int, state: int) -> None:
+        """As `move_only` for each; they are in `state` already."""
+        self.tally.all_moved(tasks, before, state)
+        turn = self.turn
+        new, changed, brief = turn.new, turn.changed, turn.brief
+        for task in tasks:
+            number = task.id
+            if number in new or number in changed:
+                continue
+            if number in brief:
+                # both in one turn: more columns than one of them has
+                del brief[number]
+                changed[number] = task
+            else:
+                brief[number] = task
+            self._tasks[number] = task
 
     def prioritise(self, task: Task, priority: int) -> None:
         """Another priority."""

@@ -5,18 +5,18 @@ since the last commit is collected in the book's Turn. The owner calls `book.wri
 or, when anything of that (or a read) raised, rolls back and calls `revert`. Only after `settle` may anyone hear of
 what happened: answers, leases, events.
 
-The rooms: intake (the way in), results (what workers and people say), clockwork (workers, time), on core (how a task
-ends). Here are what gives the tasks out, what holds handlers, and the way back after a failed commit.
+The rooms: intake (the way in), results (what workers and people say), runs (both, for many at once), clockwork
+(workers, time), on core (how a task ends). Here are what gives the tasks out, what holds handlers, and the way back
+after a failed commit.
 """
 
 from __future__ import annotations
 
 from graced.htm.clockwork import Clockwork
-from graced.htm.intake import Intake
 from graced.htm.mode import PAUSED, Mode
-from graced.htm.results import Results
+from graced.htm.runs import Runs
 from graced.htm.turn import Turn
-from graced.model.task import LEASED, Task
+from graced.model.task import LEASED, QUEUED, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GRANTS_PER_TURN = 2000
 
 
-class Engine(Intake, Results, Clockwork):
+class Engine(Runs, Clockwork):
     """One host's queue. Not thread safe; owned by one loop."""
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -40,12 +40,15 @@ class Engine(Intake, Results, Clockwork):
             if self._modes and self._modes.of(handler, PAUSED) is not None:
                 continue
             now_us = self.timeline.now_us()
+            given: list[Task] = []
             while room and (worker := self.leases.idle(handler, now_us)) is not None:
                 task = self.book.pop(handler)
                 if task is None:
                     break
                 self._grant(task, worker)
+                given.append(task)
                 room -= 1
+            self.book.all_moved(given, QUEUED, LEASED)
 
     @property
     def more_to_dispatch(self) -> bool:
@@ -54,7 +57,7 @@ class Engine(Intake, Results, Clockwork):
 
     def _grant(self, task: Task, worker: Worker) -> None:
         now_us = self.timeline.stamp_us()
-        self.book.move_only(task, LEASED)
+        task.state = LEASED
         task.attempts += 1
         task.worker = worker.name
         task.started_us = now_us

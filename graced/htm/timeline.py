@@ -42,6 +42,12 @@ class Timeline:
         self._last_us = now_us
         return now_us
 
+    def stamps_us(self, count: int) -> int:
+        """The first of `count` stamps, each 1 µs after the one before it."""
+        first_us = self.stamp_us()
+        self._last_us = first_us + count - 1
+        return first_us
+
     @property
     def last_us(self) -> int:
         """The newest stamp given."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         def live_with_key(self, key: str) -> int:
             """The live task with this idempotency key, or 0."""
 
+        def live_with_keys(self, keys: list[str]) -> dict[str, int]:
+            """The live tasks with these idempotency keys, by key."""
+
         def queued(self, handler: str, start: tuple[int, int], limit: int) -> tuple[list[Task], bool]:
             """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more."""
 
@@ -196,6 +199,14 @@ class Tally:
         if task.state < DONE:
             self._alive(task.origin, count)
 
+    def add_all(self, tasks: list[Task]) -> None:
+        """Count many in."""
+        kinds: dict[TallyKey, list[Task]] = {}
+        for task in tasks:
+            kinds.setdefault((task.handler, task.origin, task.priority, task.state), []).append(task)
+        for of_a_kind in kinds.values():
+            self.add(of_a_kind[0], len(of_a_kind))
+
     def moved(self, task: Task, before: int) -> None:
         """`task` was in the state `before`."""
         handler, origin, priority, state = task.handler, task.origin, task.priority, task.state
@@ -206,6 +217,19 @@ class Tally:
         delta[key] = delta.get(key, 0) + 1
         if (before < DONE) is not (state < DONE):
             self._alive(origin, 1 if state < DONE else -1)
+
+    def all_moved(self, tasks: list[Task], before: int, state: int) -> None:
+        """They all were in the state `before`, and are in `state` now."""
+        kinds: dict[tuple[str, str, int], int] = {}
+        for task in tasks:
+            kind = (task.handler, task.origin, task.priority)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        delta = self._delta
+        for kind, count in kinds.items():
+            delta[*kind, before] = delta.get((*kind, before), 0) - count
+            delta[*kind, state] = delta.get((*kind, state), 0) + count
+            if (before < DONE) is not (state < DONE):
+                self._alive(kind[1], count if state < DONE else -count)
 
     def take(self) -> list[TallyRow]:
         """The changes to write now."""

@@ -156,6 +156,11 @@ class Task:
         """May it still run?"""
         return self.state < DONE
 
+    @property
+    def alone(self) -> bool:
+        """Does its end concern nobody above or below it?"""
+        return self.parent is None and not self.open_children
+
 
 def task_name(number: int) -> str:
     """The id people and messages use: ``task_7``."""

@@ -6,6 +6,7 @@ message, costs a bounded amount of memory and time. Used by runtime.service.
 
 from __future__ import annotations
 
+from itertools import islice
 from time import monotonic
 
 from graced.base.errors import WireError
@@ -30,6 +31,8 @@ HIGH_WATER_BYTES = 1 << 20
 # Of one turn for one peer: the others and the watchdog come next.
 SLICE_SECONDS = 0.02
 MAX_QUEUED_CALLS = 4096
+# As many calls are answered together: less than a slice of time.
+RUN_CALLS = 64
 
 
 # A buffer of this size made anew for every message is mapped, faulted in and unmapped: ten times what a message costs.
@@ -73,6 +76,11 @@ class Call:
             message["continues"] = True
         self._send(encode(message))
 
+    def push(self, every: list[bytes]) -> None:
+        """Replies of a stream, each the JSON text of its parameters; more will follow."""
+        if not self.answered:
+            self._send(b"".join([reply_frame(parameters, continues=True) for parameters in every]))
+
     def answer(self, parameters: bytes) -> None:
         """The only reply, as JSON text in UTF-8, given before the call's method returns: the short way of `reply`."""
         self.answered = True
@@ -113,6 +121,38 @@ class Call:
         self._connection.on_close.append(callback)
 
 
+class Run:
+    """Calls of one method that came together and want one reply each: what `Interface.runs` are given.
+
+    `answered`: how many of them, from the first on, have their reply.
+    """
+
+    __slots__ = ("_connection", "_place", "answered", "method", "parameters", "peer")
+
+    def __init__(self, connection: Connection, method: str, parameters: list[JsonDict]) -> None:
+        self._connection = connection
+        self.method = method
+        self.parameters = parameters
+        self.peer: Peer = connection.peer
+        self.answered = 0
+        self._place = _NOWHERE
+
+    def answer(self, replies: list[bytes]) -> None:
+        """The replies of the first calls, each as the JSON text of its parameters."""
+        self.answered = len(replies)
+        if replies:
+            self._place = self._connection.send(b'{"parameters":%b}\0' % b'}\0{"parameters":'.join(replies))
+
+    def error(self, error: VarlinkError) -> None:
+        """The reply of all of them."""
+        self.answered = len(self.parameters)
+        self._connection.send(_error_frame(error) * self.answered)
+
+    def withdraw(self, error: VarlinkError) -> None:
+        """As `Call.withdraw`, for each that is answered."""
+        self._connection.replace(self._place, _error_frame(error) * self.answered)
+
+
 def _error_frame(error: VarlinkError) -> bytes:
     return encode({"error": error.error, "parameters": error.parameters})
 
@@ -134,6 +174,8 @@ class Connection:
         self._decoder = Decoder()
         self._waiting: deque[JsonDict] = deque()
         self._current: Call | None = None
+        # So many of those that wait are no run.
+        self._singly = 0
         self._working = False
         self._half_since_s: float | None = None
         self._fresh_bytes = 0
@@ -204,7 +246,9 @@ class Connection:
                 self._throttled = len(self.output) + self._fresh_bytes > HIGH_WATER_BYTES
                 if self._throttled:
                     break
-                self._begin(waiting.popleft())
+                if self._singly or len(waiting) == 1 or not self._together():
+                    self._begin(waiting.popleft())
+                    self._singly -= self._singly > 0
                 if monotonic() > until_s:
                     break
         finally:
@@ -222,6 +266,26 @@ class Connection:
                 self._loop.add_reader(self._socket.fileno(), self._on_readable)
         if self._waiting and self._current is None and not self._throttled:
             self._loop.call_soon(self._work)
+
+    def _together(self) -> bool:
+        """Answer the next calls together if they are of a kind that can be; False: begin the next one by itself."""
+        waiting = self._waiting
+        method = waiting[0].get("method")
+        if type(method) is not str or (run := self._service.run_of(method, self.peer)) is None:
+            return False
+        every: list[JsonDict] = []
+        for message in islice(waiting, RUN_CALLS):
+            parameters = message.get("parameters")
+            if len(message) != 2 or message.get("method") != method or type(parameters) is not dict:
+                break
+            every.append(parameters)
+        calls = Run(self, method, every)
+        if len(every) > 1:
+            self._service.dispatch_run(run, calls)
+        for _ in range(calls.answered):
+            waiting.popleft()
+        self._singly = len(every) - calls.answered
+        return calls.answered > 0
 
     def _begin(self, message: JsonDict) -> None:
         get = message.get

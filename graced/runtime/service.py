@@ -13,7 +13,7 @@ from graced.base.errors import FormatError, GracedError
 from graced.base.log import ERR, NOTICE, log
 from graced.base.messages import ACCESS_REFUSED, INTERNAL_ERROR
 from graced.base.sockets import Socket, accept, unix_stream
-from graced.runtime.connection import Call, Connection
+from graced.runtime.connection import Call, Connection, Run
 from graced.runtime.peer import READ, Accounts
 from graced.runtime.seldom import Seldom, left_out
 from graced.varlink.wire import SERVICE, VarlinkError, split_method
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graced.runtime.loop import Future, Loop
     from graced.runtime.peer import Peer
 
-__all__ = ["READ", "Call", "Interface", "Service", "listen_unix"]
+__all__ = ["READ", "Call", "Interface", "Run", "Service", "listen_unix"]
 
 MAX_CONNECTIONS = 2048
 MAX_CONNECTIONS_PER_UID = 1024
@@ -44,9 +44,14 @@ class Interface:
     A method takes a Call and returns the reply's parameters (or their JSON text as bytes), or a coroutine that does, or
     None to reply later through the call. It raises VarlinkError for the errors of its IDL; other GracedErrors become
     ``<interface>.InvalidRequest`` (FormatError) or ``.Unavailable``.
+
+    `runs` names, for some methods, another one that answers many calls at once: it takes a Run and returns the text of
+    the replies of as many of its first calls as are as usual, and no trace is left of the others. The next call is then
+    answered by itself, and so are its errors.
     """
 
     name = ""
+    runs: Mapping[str, str] = {}
     acl: Mapping[str, frozenset[str]] = {}
     no_root: frozenset[str] = frozenset()
 
@@ -99,11 +104,13 @@ error ExpectedMore ()
 class _Method:
     """A method that was found: what runs, and the roles of which its caller needs one."""
 
-    __slots__ = ("function", "interface", "needed", "roles")
+    __slots__ = ("function", "interface", "needed", "roles", "run")
 
     def __init__(self, interface: Interface, name: str) -> None:
         self.interface = interface.name
         self.function: Callable[[Call], Any] = getattr(interface, name)
+        run = interface.runs.get(name)
+        self.run: Callable[[Run], list[bytes]] | None = None if run is None else getattr(interface, run)
         needed = interface.acl[name]
         self.roles = needed if name in interface.no_root else needed | {"root"}
         self.needed = sorted(self.roles)
@@ -246,6 +253,18 @@ class Service:
         task = self.loop.spawn(result)
         task.when_done(lambda done: self._settled(call, method.interface, done))
 
+    def run_of(self, name: str, peer: Peer) -> Callable[[Run], list[bytes]] | None:
+        """What answers many calls of a method at once for this peer, once its first call has come; None: nothing."""
+        method = self._methods.get(name)
+        return None if method is None or method.roles.isdisjoint(peer.roles) else method.run
+
+    def dispatch_run(self, function: Callable[[Run], list[bytes]], run: Run) -> None:
+        """Answer the first calls of a run."""
+        try:
+            run.answer(function(run))
+        except Exception as error:  # noqa: BLE001  # as in dispatch
+            run.error(self._bug(run.method, error))
+
     def _resolve(self, name: str) -> _Method:
         interface_name, method_name = split_method(name)
         interface = self.interfaces.get(interface_name)
@@ -275,12 +294,15 @@ class Service:
         elif isinstance(error, GracedError):
             call.error(VarlinkError(f"{interface_name}.Unavailable", {"reason": str(error)}))
         else:
-            self.internal_errors += 1
-            import traceback
+            call.error(self._bug(call.method, error))
 
-            trace = "".join(traceback.format_exception(error))
-            log(ERR, f"{call.method} failed: {error!r}\n{trace}", INTERNAL_ERROR, GRACED_METHOD=call.method)
-            call.error(VarlinkError(f"{interface_name}.Unavailable", {"reason": f"internal error: {error!r}"}))
+    def _bug(self, name: str, error: Exception) -> VarlinkError:
+        self.internal_errors += 1
+        import traceback
+
+        trace = "".join(traceback.format_exception(error))
+        log(ERR, f"{name} failed: {error!r}\n{trace}", INTERNAL_ERROR, GRACED_METHOD=name)
+        return VarlinkError(f"{split_method(name)[0]}.Unavailable", {"reason": f"internal error: {error!r}"})
 
     def _note_refusal(self, peer: Peer, what: str, fields: JsonDict) -> None:
         """Who asks for what they have no right to is in the journal; a flood of it is counted there."""

@@ -16,7 +16,7 @@ from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Self
 
 _MAGIC = b"SQLite format 3\0"
@@ -60,14 +60,16 @@ def translate(error: sqlite3.Error, path: str) -> StoreError:
 class Database:
     """An open database in autocommit mode. Made by `open_database`; one thread uses it.
 
-    `connection` is there for prepared hot paths; its users translate sqlite3.Error themselves.
+    `connection` is there for prepared hot paths; its users translate sqlite3.Error themselves. `before_read` is called
+    before each query of `rows`: whoever holds changes back lets go of them then.
     """
 
-    __slots__ = ("_marker_fd", "connection", "path")
+    __slots__ = ("_marker_fd", "before_read", "connection", "path")
 
     def __init__(self, connection: sqlite3.Connection, path: str, marker_fd: int) -> None:
         self.connection = connection
         self.path = path
+        self.before_read: Callable[[], object] | None = None
         self._marker_fd = marker_fd
 
     def execute(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
@@ -86,6 +88,8 @@ class Database:
 
     def rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises StoreError."""
+        if self.before_read is not None:
+            self.before_read()
         try:
             return self.connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:

@@ -1,9 +1,11 @@
 """A database whose turns are durable in a redo log first, and committed by SQLite many at once.
 
-Statements run at once, inside a transaction that stays open over many turns: reads see everything, and a statement
-that fails refuses its turn before anything is promised. `commit` writes the turn's statements to the redo log and waits
-for the disk; `settle` is SQLite's own commit, a little later, without waiting. A turn that is rolled back
-takes the whole transaction with it; the turns before it are done again from the log, as after a kill.
+A statement that may fail runs at once (`many`), inside a transaction that stays open over many turns, and so refuses
+its turn before anything is promised. One that cannot is only noted (`note`), and run with its like when somebody is
+about to read (`catch_up`) or at the end: what a row went through meanwhile is then one statement. `commit` writes the
+turn's statements to the redo log and waits for the disk; `settle` is SQLite's own commit, a little later, without
+waiting. A turn that is rolled back takes the whole transaction with it; the turns before it are done again from the
+log, as after a kill.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from graced.store.sqlite import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias
 
     from graced.store.db import Database
+
+    Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 
 _MARSHAL_VERSION = 4
 """Since Python 3.4, and read by all later ones: a log may be left by one release of Debian and read by the next."""
@@ -34,13 +38,26 @@ class Durable:
     `settled` is called after each commit of SQLite, outside a transaction.
     """
 
-    def __init__(self, db: Database, *, sync: bool = True) -> None:
-        """Open the log beside `db`, whose commits need not wait for the disk, and redo what it has more."""
+    def __init__(
+        self, db: Database, *, sync: bool = True, fold: Callable[[list[Statement]], Iterable[Statement]] | None = None
+    ) -> None:
+        """Open the log beside `db`, whose commits need not wait for the disk, and redo what it has more.
+
+        `fold` makes of statements, some of them noted, others that have the same effect.
+        """
         self._db = db
         self._connection = db.connection
         self._sync = sync
-        self._turn: list[tuple[str, Sequence[Sequence[Any]]]] = []
+        self._fold = fold or _as_they_are
+        # of this turn, for the log
+        self._turn: list[Statement] = []
+        # noted and not run yet, those of this turn from `_mark` on
+        self._noted: list[Statement] = []
+        self._mark = 0
+        # does the open transaction hold something of this turn, of earlier ones, or half of something?
         self._dirty = False
+        self._holds = False
+        self._torn = False
         self._stuck = False
         self.unsettled = 0
         self.settled: Callable[[], object] = _nothing
@@ -50,6 +67,7 @@ class Durable:
         path = f"{db.path}-redo"
         log = None if identity is None else RedoLog.load(path, bytes.fromhex(identity), sync=sync)
         self.log = self._found() if log is None else self._redone(log)
+        db.before_read = self.catch_up
 
     def _found(self) -> RedoLog:
         """A log for a database that has none."""
@@ -91,53 +109,93 @@ class Durable:
 
     def one(self, sql: str, values: Sequence[Any] = ()) -> None:
         """Run one statement in this turn."""
-        self.many(sql, [values])
+        self.many(sql, [tuple(values)])
 
-    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    def many(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run one statement for many rows in this turn."""
-        connection = self._connection
+        self.catch_up()
         self._dirty = True
+        self._execute([(sql, rows)])
+        self._turn.append((sql, rows))
+
+    def note(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """As `many`, of what cannot fail but for the disk: it is run when it has to be."""
+        self._turn.append((sql, rows))
+        self._noted.append((sql, rows))
+
+    def catch_up(self) -> None:
+        """Run what was noted, so that a read sees it. Before every read that could miss something."""
+        self._whole()
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+        self._dirty = self._dirty or len(noted) > self._mark
+        self._holds = self._holds or self._mark > 0
+        self._mark = 0
+        self._execute(self._fold(noted))
+
+    def _execute(self, statements: Iterable[Statement]) -> None:
+        connection = self._connection
+        self._torn = True
         try:
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(sql, rows)
+            for sql, rows in statements:
+                connection.executemany(sql, rows)
         except sqlite3.Error as error:
             raise translate(error, self._db.path) from error
-        self._turn.append((sql, rows))
+        self._torn = False
+
+    @property
+    def _lost(self) -> bool:
+        """Is the open transaction not what it has to be?"""
+        return self._torn or (self._holds and not self._connection.in_transaction)
+
+    def _whole(self) -> None:
+        if self._lost:
+            raise StoreError(f"{self._db.path}: what failed before has not been rolled back yet", code="io")
 
     def commit(self) -> None:
         """The turn is on disk on return; nothing of it is, when this raises."""
         if not self._turn:
             return
+        self._whole()
         if self._stuck:
             self._commit_all()
         else:
             try:
                 self.log.append(marshal.dumps(self._turn, _MARSHAL_VERSION))
-                self.unsettled += sum(len(rows) for _, rows in self._turn)
+                self.unsettled += sum([len(rows) for _, rows in self._turn])
+                self._holds = self._holds or self._dirty
             except Full:
                 self._commit_all()
         self._turn = []
         self._dirty = False
+        self._mark = len(self._noted)
 
-    def rollback(self) -> None:
-        """Forget what was run since the last `commit`."""
-        if not self._dirty and (self._connection.in_transaction or not self.unsettled):
-            if not self.unsettled:
+    def rollback(self) -> bool:
+        """Forget what came since the last `commit`; was there anything?"""
+        lost = self._lost
+        if not (self._turn or self._dirty or lost):
+            if not self._holds:
                 # what was only looked up may have begun one
                 self._db.rollback()
-            return
+            return False
+        if self._dirty or lost:
+            self._db.rollback()
+        again = self._holds and (self._dirty or lost)
         self._turn = []
-        self._dirty = False
-        self._db.rollback()
-        if self.unsettled:
+        self._dirty = self._torn = False
+        del self._noted[self._mark :]
+        if again:
             self._again()
+        return True
 
     # -- SQLite's part ----------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Commit the turns so far; in the middle of a turn nothing happens."""
-        if not self.unsettled or self._dirty:
+        if not self.unsettled or self._turn or self._dirty:
             return
         try:
             self._commit_database()
@@ -156,12 +214,13 @@ class Durable:
         self.log.synced(self._applied)
 
     def _commit_database(self) -> None:
+        self.catch_up()
         seq, place = self.log.seq, self.log.place
-        self._db.execute("UPDATE head SET redo_seq = ?, redo_place = ?", (seq, place))
+        self._execute([("UPDATE head SET redo_seq = ?, redo_place = ?", [(seq, place)])])
         self._db.commit()
         self._applied, self._place = seq, place
         self.unsettled = 0
-        self._stuck = False
+        self._holds = self._stuck = False
         self.settled()
 
     def _again(self) -> None:
@@ -169,13 +228,12 @@ class Durable:
         self._run(self.log.read(self._applied, self._place))
 
     def _run(self, payloads: list[bytes]) -> None:
-        self.unsettled = 0
-        for payload in payloads:
-            self.begin()
-            # only we write that file, and a record begins with its secret salt
-            for sql, rows in marshal.loads(payload):  # noqa: S302
-                self._db.executemany(sql, rows)
-                self.unsettled += len(rows)
+        # only we write that file, and a record begins with its secret salt
+        self._noted = [statement for payload in payloads for statement in marshal.loads(payload)]  # noqa: S302
+        self._mark = len(self._noted)
+        self.unsettled = sum(len(rows) for _, rows in self._noted)
+        self._holds = self._dirty = self._torn = False
+        self.catch_up()
 
     @property
     def applied(self) -> int:
@@ -190,6 +248,10 @@ class Durable:
     def close(self) -> None:
         """Close the log."""
         self.log.close()
+
+
+def _as_they_are(statements: list[Statement]) -> list[Statement]:
+    return statements
 
 
 def _nothing() -> None:

@@ -1,7 +1,9 @@
 """The queue's rows: every task and its history in SQLite, written in batches by one process.
 
 The partial index ``task_queue`` *is* the queue; memory holds only its head. What one turn writes becomes durable
-together with `commit` (group commit; graced.store.durable): nothing may be acknowledged before it returns.
+together with `commit` (group commit; graced.store.durable): nothing may be acknowledged before it returns. A new task,
+its lease and its end are noted first, and written as the one row that has come of them; a read that could miss them
+has them written before.
 A task's number is never used again, also after its row is gone (`head.next_task`).
 """
 
@@ -10,117 +12,29 @@ from __future__ import annotations
 import sys
 
 from graced.base.errors import StoreError, suppress
+from graced.base.json import dumps_text
 from graced.model.task import COLUMNS, LEASED, QUEUED, WAITING, Task
 from graced.store.db import Database, open_database, translate
 from graced.store.durable import Durable
 from graced.store.sqlite import sqlite3
-from graced.store.taskrows import insertions, steps, updates
+from graced.store.taskrows import END, HEAD, KEY, NEW, TALLY, fold, insertions, steps, updates
+from graced.store.taskschema import MIGRATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-MIGRATIONS = (
-    """
-    CREATE TABLE boot (id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE, offset_us INTEGER NOT NULL);
-    CREATE TABLE head (
-      one INTEGER PRIMARY KEY CHECK (one = 1), next_task INTEGER NOT NULL, last_us INTEGER NOT NULL
-    );
-    INSERT INTO head VALUES (1, 1, 0);
-    CREATE TABLE task (
-      id INTEGER PRIMARY KEY,
-      state INTEGER NOT NULL,
-      priority INTEGER NOT NULL,
-      rank INTEGER NOT NULL,
-      attempts INTEGER NOT NULL,
-      failures INTEGER NOT NULL,
-      max_attempts INTEGER NOT NULL,
-      parent INTEGER,
-      open_children INTEGER NOT NULL,
-      on_child_failure INTEGER NOT NULL,
-      handler TEXT NOT NULL,
-      task_type TEXT NOT NULL,
-      origin TEXT NOT NULL,
-      intent_id TEXT,
-      idempotency_key TEXT,
-      sla_seconds INTEGER NOT NULL,
-      created_us INTEGER NOT NULL,
-      created_wall_us INTEGER NOT NULL,
-      deadline_wall_us INTEGER NOT NULL,
-      deadline_boot INTEGER NOT NULL,
-      deadline_boottime_us INTEGER NOT NULL,
-      not_before_us INTEGER,
-      sla_state INTEGER NOT NULL,
-      sla_next_us INTEGER,
-      worker TEXT,
-      started_us INTEGER,
-      finished_us INTEGER,
-      context TEXT NOT NULL,
-      reasoning TEXT,
-      error TEXT,
-      result TEXT
-    );
-    CREATE INDEX task_queue ON task (handler, rank) WHERE state = 0;
-    CREATE INDEX task_waiting ON task (not_before_us) WHERE state = 1 AND not_before_us IS NOT NULL;
-    CREATE INDEX task_leased ON task (state) WHERE state = 2;
-    CREATE INDEX task_sla ON task (sla_next_us) WHERE sla_next_us IS NOT NULL;
-    CREATE INDEX task_parent ON task (parent) WHERE parent IS NOT NULL;
-    CREATE INDEX task_finished ON task (state, finished_us) WHERE finished_us IS NOT NULL;
-    CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key IS NOT NULL AND state < 3;
-    CREATE TABLE task_event (
-      task INTEGER NOT NULL, at_us INTEGER NOT NULL, kind TEXT NOT NULL, attempt INTEGER NOT NULL, detail TEXT,
-      PRIMARY KEY (task, at_us)
-    ) WITHOUT ROWID;
-    CREATE TABLE tally (
-      handler TEXT NOT NULL, origin TEXT NOT NULL, priority INTEGER NOT NULL, state INTEGER NOT NULL,
-      n INTEGER NOT NULL,
-      PRIMARY KEY (handler, origin, priority, state)
-    ) WITHOUT ROWID;
-    """,
-    """
-    ALTER TABLE task ADD COLUMN failed_children INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE task ADD COLUMN done_children INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE task ADD COLUMN progress TEXT;
-    CREATE INDEX task_family ON task (id) WHERE state = 1 AND not_before_us IS NULL;
-    CREATE TABLE handler_mode (
-      handler TEXT PRIMARY KEY, mode TEXT NOT NULL, reason TEXT NOT NULL, set_by TEXT NOT NULL,
-      since_us INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    """,
-    # What a row says by itself is not stored a second time: most tasks have no event of their own.
-    """
-    DELETE FROM task_event WHERE kind IN ('submitted', 'completed') OR kind = 'leased' AND EXISTS (
-      SELECT 1 FROM task WHERE id = task AND attempts = attempt AND state IN (2, 3)
-    );
-    CREATE VIEW task_history AS
-      SELECT task, at_us, kind, attempt, detail FROM task_event
-      UNION ALL SELECT id, created_us, 'submitted', 0, NULL FROM task
-      UNION ALL SELECT id, started_us, 'leased', attempts, worker FROM task
-        WHERE state IN (2, 3) AND started_us IS NOT NULL
-      UNION ALL SELECT id, finished_us, 'completed', attempts, NULL FROM task WHERE state = 3;
-    """,
-    # The same rows as before: finished_us is set exactly while a task has ended. But a lease does not change it, and so
-    # leaves this index, the dearest one, alone.
-    """
-    DROP INDEX task_idempotency;
-    CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key)
-      WHERE idempotency_key IS NOT NULL AND finished_us IS NULL;
-    """,
-    # Which turns of the redo log (graced.store.durable) are in here, and which file that log is.
-    """
-    ALTER TABLE head ADD COLUMN redo_seq INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE head ADD COLUMN redo_place INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE head ADD COLUMN redo_id TEXT;
-    """,
-)
+    from graced.store.durable import Statement
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM task"  # noqa: S608  # constants
 _DEADLINE_UPDATE = "UPDATE task SET deadline_wall_us = ?, deadline_boot = ?, deadline_boottime_us = ? WHERE id = ?"
 _EVENT = "INSERT INTO task_event VALUES (?, ?, ?, ?, ?)"
 _LIVE_WITH_KEY = "SELECT id FROM task WHERE idempotency_key = ? AND finished_us IS NULL"
-_HEAD = "UPDATE head SET next_task = ?, last_us = ?"
-_TALLY = "INSERT INTO tally VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_LIVE_WITH_KEYS = (
+    "SELECT idempotency_key, id FROM task"
+    " WHERE finished_us IS NULL AND idempotency_key IN (SELECT value FROM json_each(?))"
+)
 _LISTS = {QUEUED: ("task_queue", "handler, rank, id"), LEASED: ("task_leased", "id")}
 _DEADLINE = slice(COLUMNS.index("deadline_wall_us"), COLUMNS.index("deadline_boottime_us") + 1)
 _TEXTS = slice(COLUMNS.index("context"), COLUMNS.index("result") + 1)
@@ -134,8 +48,11 @@ class TaskStore:
     def __init__(self, path: str, *, synchronous: str = "FULL") -> None:
         self.db: Database = open_database(path, MIGRATIONS, synchronous="NORMAL", shrinkable=True)
         self._connection = self.db.connection
+        # of the tasks that were noted: those that came, by their key, and those that ended
+        self._came: dict[str, int] = {}
+        self._ended: set[int] = set()
         try:
-            self.durable = Durable(self.db, sync=synchronous == "FULL")
+            self.durable = Durable(self.db, sync=synchronous == "FULL", fold=self._folded)
         except StoreError:
             self.db.close()
             raise
@@ -164,6 +81,14 @@ class TaskStore:
         """How a stored deadline becomes queue time: (boot, boottime, wall, that boot's offset) → queue time."""
         self._deadline_us = deadline_us
 
+    def _folded(self, statements: list[Statement]) -> list[Statement]:
+        self._all_written()
+        return fold(statements)
+
+    def _all_written(self) -> None:
+        self._came = {}
+        self._ended = set()
+
     def _tasks(self, where: str, values: tuple[Any, ...]) -> list[Task]:
         return self._bounded(where, values, sys.maxsize)[0]
 
@@ -171,6 +96,7 @@ class TaskStore:
         """Tasks until their texts are `room` bytes together, at least one; and whether there were more."""
         offsets = self._offsets
         tasks: list[Task] = []
+        self.durable.catch_up()
         try:
             for row in self._connection.execute(f"{_SELECT} {where}", values):
                 if room < 0:
@@ -205,13 +131,28 @@ class TaskStore:
         Asked for every task that comes in: a look inside a transaction costs a third of one outside, and the turn that
         asks is about to write anyway.
         """
-        connection = self._connection
+        number = self._came.get(key)
+        if number is None:
+            connection = self._connection
+            self.durable.begin()
+            try:
+                row = connection.execute(_LIVE_WITH_KEY, (key,)).fetchone()
+            except sqlite3.Error as error:
+                raise translate(error, self.db.path) from error
+            if row is None:
+                return 0
+            number = row[0]
+        return 0 if number in self._ended else number
+
+    def live_with_keys(self, keys: list[str]) -> dict[str, int]:
+        """The live tasks with these idempotency keys, by key."""
         self.durable.begin()
         try:
-            row = connection.execute(_LIVE_WITH_KEY, (key,)).fetchone()
+            found: dict[str, int] = dict(self._connection.execute(_LIVE_WITH_KEYS, (dumps_text(keys),)).fetchall())
         except sqlite3.Error as error:
             raise translate(error, self.db.path) from error
-        return 0 if row is None else row[0]
+        found.update([(key, self._came[key]) for key in self._came.keys() & keys])
+        return {key: number for key, number in found.items() if number not in self._ended}
 
     def queued(self, handler: str, start: tuple[int, int], limit: int) -> tuple[list[Task], bool]:
         """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more."""
@@ -303,16 +244,26 @@ class TaskStore:
         next_id: int,
         last_us: int,
     ) -> None:
-        """Execute all this in the open transaction (begun when none is)."""
-        many = self.durable.many
+        """Execute all this in the open transaction (begun when none is), or note it."""
+        many, note = self.durable.many, self.durable.note
         # updates first: one of them may free the idempotency key that a new task uses
-        for statement, rows in (*updates(changed), *steps(brief), *insertions(new)):
+        for statement, rows in updates(changed):
             many(statement, rows)
+        for statement, rows in steps(brief):
+            note(statement, rows)
+            if statement == END:
+                self._ended.update([row[-1] for row in rows])
+        for statement, rows in insertions(new):
+            if statement == NEW:
+                note(statement, rows)
+                self._came.update([(row[KEY], row[0]) for row in rows if row[KEY] is not None])
+            else:
+                many(statement, rows)
         if events:
             many(_EVENT, events)
         if tally:
-            many(_TALLY, tally)
-        many(_HEAD, [(next_id, last_us)])
+            note(TALLY, tally)
+        note(HEAD, [(next_id, last_us)])
 
     # -- for the owner ----------------------------------------------------------------------------------------------
 
@@ -330,7 +281,10 @@ class TaskStore:
 
     def rollback(self) -> None:
         """Forget everything written since the last commit."""
-        self.durable.rollback()
+        if self.durable.rollback():
+            # what came and ended is no longer what is noted
+            self.durable.catch_up()
+            self._all_written()
 
     def events(self, number: int) -> list[tuple[int, str, int, str | None]]:
         """A task's history: (queue time, kind, attempt, detail)."""
@@ -373,7 +327,7 @@ class TaskStore:
         """Close the files; what was not committed is gone."""
         # what SQLite cannot take now is in the redo log
         with suppress(StoreError):
-            self.durable.rollback()
+            self.rollback()
             self.durable.settle()
         self.db.close()
         self.durable.close()

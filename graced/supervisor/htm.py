@@ -6,11 +6,11 @@ graced.supervisor.htmread.
 
 from __future__ import annotations
 
-from graced.base.errors import FormatError
+from graced.base.errors import FormatError, StoreError
 from graced.base.json import get_bool, get_int, get_str, opt_int
 from graced.htm.lease import MAX_CREDITS, Worker
 from graced.htm.mode import DRAINED, PAUSED
-from graced.model.task import NORMAL, PRIORITIES, STATES, task_name, task_number
+from graced.model.task import DONE, NORMAL, PRIORITIES, STATES, task_name, task_number
 from graced.runtime.peer import ADMIN
 from graced.supervisor import taskparse as parse
 from graced.supervisor.htmread import ReadVerbs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from graced.base.json import JsonDict
     from graced.htm.lease import Lease
     from graced.model.task import Task
-    from graced.runtime.connection import Call
+    from graced.runtime.connection import Call, Run
 
 HEAL = "heal"
 _MAY_SUBMIT_HEAL = frozenset({"supervisor", "root"})
@@ -56,6 +56,8 @@ class HtmInterface(ReadVerbs):
         "Drain": ADMIN,
         "Resume": ADMIN,
     }
+
+    runs = {"Submit": "_submit_run", "Complete": "_complete_run"}
 
     def submit(
         self,
@@ -106,6 +108,20 @@ class HtmInterface(ReadVerbs):
         number, known = self._verb(call, engine.submit, origin=call.peer.name, **arguments)
         return b'{"task_id":"task_%d","deduplicated":%b}' % (number, b"true" if known else b"false")
 
+    def _submit_run(self, run: Run) -> list[bytes]:
+        engine = self.queue.engine
+        specs = []
+        for parameters in run.parameters:
+            spec = parse.plain(parameters, engine.limits.max_context_bytes)
+            if spec is None or spec[0] == HEAL:
+                break
+            specs.append(spec)
+        taken = self._all_of(run, engine.submit_run, specs, run.peer.name) or []
+        return [
+            b'{"task_id":"task_%d","deduplicated":%b}' % (number, b"true" if known else b"false")
+            for number, known in taken
+        ]
+
     def _submit_tree(self, call: Call) -> JsonDict:
         spec = parse.submission_tree(call.parameters, self.queue.engine.limits.max_context_bytes)
         _need_heal(call, [spec])
@@ -114,11 +130,17 @@ class HtmInterface(ReadVerbs):
         return {"task_id": names[0], "deduplicated": taken[0][1], "task_ids": names}
 
     def SubmitBatch(self, call: Call) -> bytes:
-        specs = parse.submissions(call.parameters, self.queue.engine.limits.max_context_bytes)
-        _need_heal(call, specs)
-        taken = self._verb(call, self.queue.engine.submit_batch, specs, call.peer.name)
-        ids = ",".join([f'"task_{tree[0][0]}"' for tree in taken])
-        known = ",".join(["true" if tree[0][1] else "false" for tree in taken])
+        engine = self.queue.engine
+        plain = parse.all_plain(call.parameters, engine.limits.max_context_bytes)
+        taken: list[tuple[int, bool]] = []
+        if plain and all(spec[0] != HEAL for spec in plain):
+            taken = self._verb(call, engine.submit_run, plain, call.peer.name)
+        if not taken:
+            specs = parse.submissions(call.parameters, engine.limits.max_context_bytes)
+            _need_heal(call, specs)
+            taken = [tree[0] for tree in self._verb(call, engine.submit_batch, specs, call.peer.name)]
+        ids = ",".join([f'"task_{number}"' for number, _ in taken])
+        known = ",".join(["true" if known else "false" for _, known in taken])
         return f'{{"task_ids":[{ids}],"deduplicated":[{known}]}}'.encode()
 
     def Work(self, call: Call) -> None:
@@ -164,6 +186,23 @@ class HtmInterface(ReadVerbs):
             raise FormatError("$.result is missing", path="$.result")
         return self._ended(call, self.queue.engine.complete, result)
 
+    def _complete_run(self, run: Run) -> list[bytes]:
+        uid = 0 if "root" in run.peer.roles else run.peer.uid
+        held = self.queue.engine.leases.held
+        ended: dict[int, tuple[Lease, str]] = {}
+        for parameters in run.parameters:
+            get = parameters.get
+            name, attempt, result = get("task_id"), get("attempt"), get("result")
+            if type(name) is not str or type(attempt) is not int or type(result) is not dict:
+                break
+            number = task_number(name)
+            lease, text = held(number, attempt, uid), parse.plain_text(result, parse.MAX_RESULT_BYTES)
+            if lease is None or text is None or number in ended or not lease.task.alone:
+                break
+            ended[number] = lease, text
+        done = self._all_of(run, self.queue.engine.complete_run, list(ended.values())) or 0
+        return [_IN_STATE[DONE]] * done
+
     def Fail(self, call: Call) -> bytes:
         error = parse.reason_of(call.parameters, "error")
         retry = get_bool(call.parameters, "retry")
@@ -176,6 +215,20 @@ class HtmInterface(ReadVerbs):
 
     def Wait(self, call: Call) -> bytes:
         return self._ended(call, self.queue.engine.wait)
+
+    def _all_of(self, run: Run, verb: Callable[..., Any], some: list[Any], *args: Any) -> Any:
+        """Run a verb for many calls, whose answers stand or fall with this turn's commit; None when it did nothing.
+
+        When the store fails, nothing of this turn is left, and each call is tried by itself.
+        """
+        if not some:
+            return None
+        try:
+            done = self.queue.attempt(verb, some, *args)
+        except StoreError:
+            return None
+        self.queue.answered(run)
+        return done
 
     def _lease(self, call: Call) -> Lease:
         uid = 0 if "root" in call.peer.roles else call.peer.uid

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graced.htm.mode import Mode
     from graced.htm.turn import Turn
     from graced.model.task import Task
-    from graced.runtime.connection import Call
+    from graced.runtime.connection import Call, Run
     from graced.runtime.loop import Loop, Timer
     from graced.supervisor.housekeeping import Housekeeping
 
@@ -39,7 +39,7 @@ WAKE_MAX_SECONDS = 30.0
 """Longest sleep of the timer: the loop's clock stands still in suspend, the queue's does not."""
 RETRY_COMMIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.05
-SETTLE_ROWS = 2000
+SETTLE_ROWS = 4000
 """SQLite commits the turns of so long, or so many rows; until then they are durable in the redo log."""
 
 
@@ -86,7 +86,7 @@ class Queue:
         self.house: Housekeeping | None = None
         self.watchers = Watchers()
         self.error = ""
-        self._answered: list[Call] = []
+        self._answered: list[Call | Run] = []
         self._timer: Timer | None = None
         self._timer_us: int | None = None
         self._retry: Timer | None = None
@@ -142,8 +142,8 @@ class Queue:
 
     # -- the turn ---------------------------------------------------------------------------------------------------
 
-    def answered(self, call: Call) -> None:
-        """The answer of this call stands or falls with this turn's commit."""
+    def answered(self, call: Call | Run) -> None:
+        """The answer of this call (or run of calls) stands or falls with this turn's commit."""
         self._answered.append(call)
 
     def flush(self) -> None:
@@ -179,9 +179,13 @@ class Queue:
         if self.house is not None:
             self.house.turns += 1
         if self.store.durable.unsettled >= SETTLE_ROWS:
-            self.settle()
+            self._settle_soon()
         elif self._settling is None:
-            self._settling = self._loop.call_later(SETTLE_SECONDS, self.settle)
+            self._settling = self._loop.call_later(SETTLE_SECONDS, self._settle_soon)
+
+    def _settle_soon(self) -> None:
+        # at the front of the next turn: what this one promised leaves before
+        self._loop.call_soon(self.settle)
 
     def _settled(self) -> None:
         self.on_commit()
@@ -231,11 +235,7 @@ class Queue:
         self._committed(turn)
 
     def _tell(self, turn: Turn) -> None:
-        for lease in turn.granted:
-            worker = lease.worker
-            if not worker.gone:
-                call: Call = worker.stream  # type: ignore[assignment]
-                call.reply(b'{"lease":%b}' % view.lease_text(lease, self.timeline), continues=True)
+        self._push(turn.granted)
         for lease, reason in turn.revoked:
             self._revoked(lease, reason)
         if turn.modes:
@@ -246,10 +246,21 @@ class Queue:
             self._loop.call_soon(nothing)
         for lease in turn.granted:
             self.on_dispatch(lease.task)
-        for task in turn.finished:
-            self.on_completed(task, None if task.result is None else loads(task.result))
+        # one scan for all of them
+        results = loads(f"[{','.join([task.result or 'null' for task in turn.finished])}]")
+        for task, result in zip(turn.finished, results, strict=True):
+            self.on_completed(task, result)
         for what, task in turn.notices:
             self.on_sla(task, what)
+
+    def _push(self, granted: list[Lease]) -> None:
+        given: dict[Worker, list[bytes]] = {}
+        for lease in granted:
+            given.setdefault(lease.worker, []).append(b'{"lease":%b}' % view.lease_text(lease, self.timeline))
+        for worker, leases in given.items():
+            if not worker.gone:
+                call: Call = worker.stream  # type: ignore[assignment]
+                call.push(leases)
 
     @staticmethod
     def _revoked(lease: Lease, reason: str) -> None:

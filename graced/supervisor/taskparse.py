@@ -19,7 +19,7 @@ from graced.base.json import (
     opt_list,
     opt_str,
 )
-from graced.model.task import ON_CHILD_FAILURE, PRIORITIES, STATES, task_number
+from graced.model.task import NORMAL, ON_CHILD_FAILURE, PRIORITIES, STATES, task_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.base.json import JsonDict
+    from graced.htm.runs import Plain
 
 MAX_NAME_CHARS = 64
 MAX_KEY_CHARS = 256
@@ -43,6 +44,7 @@ MAX_TREE_TASKS = 1000
 """Tasks in one call, children included."""
 ALL_HANDLERS = "*"
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.")
+_PRIORITY = {word: number for number, word in enumerate(PRIORITIES)}
 _known_names: set[str] = set()
 """Names that were found good: the same few come again and again."""
 _MAX_KNOWN_NAMES = 1024
@@ -184,6 +186,49 @@ def submission(obj: JsonDict, max_context_bytes: int, path: str = "$") -> JsonDi
         elif key not in _ELSEWHERE:
             raise FormatError(f"{path}: Submit has no parameter {key[:80]!r}", path=path)
     return arguments
+
+
+def plain(obj: JsonDict, max_context_bytes: int) -> Plain | None:
+    """What `Engine.submit_run` takes; None when there is more in it, or something is wrong: see `submission`."""
+    get = obj.get
+    handler, task_type, context = get("handler"), get("task_type"), get("context")
+    if type(handler) is not str or type(task_type) is not str or type(context) is not dict:
+        return None
+    if handler not in _known_names or task_type not in _known_names:
+        return None
+    word, seconds, key = get("priority"), get("sla_seconds"), get("idempotency_key")
+    priority = NORMAL if word is None else _PRIORITY.get(word) if type(word) is str else None
+    if priority is None or (seconds is not None and (type(seconds) is not int or not 0 < seconds <= MAX_SLA_SECONDS)):
+        return None
+    if key is not None and (type(key) is not str or not 0 < len(key) <= MAX_KEY_CHARS or not key.isascii()):
+        return None
+    if len(obj) != 3 + (word is not None) + (seconds is not None) + (key is not None):
+        return None
+    text = plain_text(context, max_context_bytes)
+    return None if text is None else (handler, task_type, priority, seconds, text, key)
+
+
+def all_plain(obj: JsonDict, max_context_bytes: int) -> list[Plain] | None:
+    """Each of ``tasks`` as `plain`; None when one is not: see `submissions`."""
+    tasks = obj.get("tasks")
+    if type(tasks) is not list or len(tasks) > MAX_TREE_TASKS:
+        return None
+    every: list[Plain] = []
+    for task in tasks:
+        spec = plain(task, max_context_bytes) if type(task) is dict else None
+        if spec is None:
+            return None
+        every.append(spec)
+    return every
+
+
+def plain_text(value: JsonDict, max_bytes: int) -> str | None:
+    """As `object_text`; None when it is not ASCII, or something is wrong."""
+    try:
+        text = dumps_text(value)
+    except FormatError:
+        return None
+    return text if len(text) <= max_bytes and text.isascii() else None
 
 
 def _sla_seconds(obj: JsonDict, key: str, path: str) -> int:

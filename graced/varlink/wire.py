@@ -7,7 +7,7 @@ connection it came from is closed: there is no way back into step.
 from __future__ import annotations
 
 from graced.base.errors import FormatError, GracedError, WireError
-from graced.base.json import dumps, loads_object, scan_object
+from graced.base.json import dumps, loads_object, scan_object, scan_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,23 +58,31 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[JsonDict]:
         """The messages that `data` completes. Raises WireError for an oversized or malformed one."""
-        frames: list[bytes] = []
-        if not self._buffer and data.endswith(b"\0"):
-            frames = data[:-1].split(b"\0")
-        else:
+        if self._buffer:
             self._buffer += data
-            if b"\0" in data:
-                *frames, rest = bytes(self._buffer).split(b"\0")
-                self._buffer = bytearray(rest)
+            data = bytes(self._buffer) if b"\0" in data else b""
+        if data:
+            data, nul, rest = data.rpartition(b"\0")
+            self._buffer = bytearray(rest)
+            data += nul
         if len(self._buffer) > self._max_bytes:
             raise WireError(f"a message over {self._max_bytes} bytes was refused")
-        return [self._message(frame) for frame in frames]
+        return self._messages(data[:-1]) if data else []
+
+    def _messages(self, data: bytes) -> list[JsonDict]:
+        """Whole messages, with a NUL between two of them."""
+        if len(data) <= self._max_bytes and data.isascii():
+            text = data.decode("ascii")
+            if b"\0" in data:
+                messages = scan_objects(text, text.count("\0") + 1)
+            else:
+                message = scan_object(text)
+                messages = None if message is None else [message]
+            if messages is not None:
+                return messages
+        return [self._message(frame) for frame in data.split(b"\0")]
 
     def _message(self, frame: bytes) -> JsonDict:
-        if len(frame) <= self._max_bytes and frame.isascii():
-            message = scan_object(frame.decode("ascii"))
-            if message is not None:
-                return message
         try:
             return loads_object(frame, max_bytes=self._max_bytes)
         except FormatError as error:

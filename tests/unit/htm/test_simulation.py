@@ -126,6 +126,21 @@ class History:
         for spec, tree in zip(specs, answers, strict=True):
             self.took(tree, delays(spec)[: len(tree)])
 
+    def submit_run(self):
+        specs = [
+            (spec["handler"], "t", spec["priority"], spec["sla_seconds"], "{}", spec["idempotency_key"])
+            for spec in [self.spec() for _ in range(self.draw.choice((2, 5)))]
+        ]
+        for number, known in self.engine.submit_run(specs, "x"):
+            assert (number in self.acknowledged | set(self.in_turn)) == known
+            if not known:
+                self.in_turn.append(number)
+                self.start_us[number] = self.engine.book.get(number).created_us
+
+    def complete_run(self):
+        leases = [lease for lease in self.engine.leases.all() if lease.task.alone]
+        self.engine.complete_run([(lease, "{}") for lease in leases[: self.draw.choice((1, 2, 9))]])
+
     def a_lease(self):
         leases = sorted(self.engine.leases.all(), key=lambda one: one.task.id)
         return self.draw.choice(leases) if leases else None
@@ -355,7 +370,7 @@ class History:
             *[self.submit] * 4, *[self.submit_many] * 2, *[self.has_children] * 2, *[self.worker_comes] * 2,
             self.worker_goes, self.heartbeat, self.sign_of_life, *[self.dispatch] * 5, *[self.result] * 7, self.cancel,
             *[self.requeue] * 2, self.hold, *[self.time_passes] * 2, self.clock_steps, *[self.commit] * 6,
-            self.commit_fails,
+            self.commit_fails, *[self.submit_run] * 2, *[self.complete_run] * 2,
         )  # fmt: skip
         for _ in range(steps):
             act = self.crash if self.draw.random() < 0.02 else self.draw.choice(acts)

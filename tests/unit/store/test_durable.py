@@ -38,6 +38,17 @@ class Store:
     def put(self, *keys):
         self.durable.many(PUT, [(key, f"v{key}") for key in keys])
 
+    def note(self, *keys):
+        self.durable.note(PUT, [(key, f"v{key}") for key in keys])
+
+    def take(self, step, number):
+        """Run it, note it, or both; the new keys."""
+        if step != "turn":
+            self.note(number + 1000)
+        if step != "noted":
+            self.put(number)
+        return {"turn": [number], "noted": [number + 1000]}.get(step, [number + 1000, number])
+
     def keys(self):
         return [key for (key,) in self.db.rows("SELECT k FROM t ORDER BY k")]
 
@@ -100,7 +111,10 @@ def test_a_turn_is_there_after_a_kill_and_its_half_is_not(store, path, tmp_path)
     assert found(as_after_a_kill(path, tmp_path / "copy")) == [1, 2, 3]
 
 
-@given(st.lists(st.sampled_from(["turn", "settle", "refused", "kill", "power", "sync"]), max_size=25))
+STEPS = ["turn", "noted", "both", "look", "settle", "refused", "kill", "power", "sync"]
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=25))
 def test_whatever_happens_what_was_committed_is_there(tmp_path_factory, steps):
     """`power`: SQLite's log is lost back to what was synced last."""
     base = tmp_path_factory.mktemp("durable")
@@ -115,20 +129,22 @@ def test_whatever_happens_what_was_committed_is_there(tmp_path_factory, steps):
     try:
         for step in steps:
             number += 1
-            if step == "turn":
-                store.put(number)
+            if step in {"turn", "noted", "both"}:
+                expected += store.take(step, number)
                 full = store.durable.log.seq
                 store.durable.commit()
-                expected.append(number)
                 if store.durable.log.seq == full:
                     wal = size()
             elif step == "settle":
                 store.durable.settle()
+            elif step == "look":
+                assert store.keys() == sorted(expected)
             elif step == "sync":
                 applied = store.durable.applied
                 wal = size()
                 store.durable.log.synced(applied)
             elif step == "refused":
+                store.note(number + 1000)
                 store.put(number)
                 with pytest.raises(StoreError):
                     store.durable.many(PUT, [(number, "twice")])
@@ -140,7 +156,7 @@ def test_whatever_happens_what_was_committed_is_there(tmp_path_factory, steps):
                 store.close()
                 # a start does not wait for the disk: what it finds, or does again, may be lost in the next power cut
                 path, store = copy, Store(copy)
-            assert store.keys() == expected
+        assert store.keys() == sorted(expected)
     finally:
         store.close()
         redo.SEGMENT_BYTES = before
@@ -184,6 +200,66 @@ def test_a_refused_turn_takes_no_other_with_it(store):
     assert store.keys() == [1, 3]
 
 
+def test_what_is_noted_is_run_when_somebody_looks(store, path, tmp_path):
+    store.note(1)
+    store.durable.commit()
+    assert not store.db.connection.in_transaction
+    assert found(as_after_a_kill(path, tmp_path / "copy")) == [1]
+    store.note(2)
+    assert store.keys() == [1, 2]
+    assert store.durable.rollback()
+    assert store.keys() == [1]
+    assert not store.durable.rollback()
+
+
+def test_what_cannot_be_run_after_all_takes_no_earlier_turn_along(store, path, tmp_path):
+    store.note(1)
+    store.durable.commit()
+    store.note(2)
+    store.note(1)
+    with pytest.raises(StoreError):
+        store.keys()
+    with pytest.raises(StoreError, match="not been rolled back"):
+        store.keys()
+    with pytest.raises(StoreError, match="not been rolled back"):
+        store.durable.commit()
+    assert found(as_after_a_kill(path, tmp_path / "copy")) == [1]
+    store.durable.rollback()
+    assert store.keys() == [1]
+    store.put(3)
+    store.durable.commit()
+    store.durable.settle()
+    assert found(as_after_a_kill(path, tmp_path / "copy")) == [1, 3]
+
+
+def test_a_transaction_that_sqlite_gave_up_is_begun_again(store):
+    store.put(1)
+    store.durable.commit()
+    store.db.connection.execute("ROLLBACK")
+    with pytest.raises(StoreError, match="not been rolled back"):
+        store.put(2)
+    store.durable.rollback()
+    assert store.keys() == [1]
+
+
+def test_statements_are_folded_once_for_all_turns(path):
+    asked = []
+
+    def fold(statements):
+        asked.append(len(statements))
+        return [(PUT, [row for _, rows in statements for row in rows])]
+
+    with open_database(path, SCHEMA, synchronous="NORMAL") as db:
+        held = Durable(db, sync=False, fold=fold)
+        for key in range(3):
+            held.note(PUT, [(key, str(key))])
+            held.commit()
+        held.settle()
+        assert asked == [3]
+        assert db.rows("SELECT count(*) FROM t") == [(3,)]
+        held.close()
+
+
 def test_what_was_only_looked_up_holds_no_transaction(store):
     store.durable.begin()
     store.durable.rollback()
@@ -217,7 +293,8 @@ def fail_commits(store, monkeypatch, left):
             raise StoreError("the disk is full", code="disk-full")
         real()
 
-    monkeypatch.setattr(type(store.db), "commit", lambda _db: commit())
+    others = type(store.db).commit
+    monkeypatch.setattr(type(store.db), "commit", lambda db: commit() if db is store.db else others(db))
 
 
 def test_while_sqlite_cannot_commit_every_turn_waits_for_it(store, path, tmp_path, monkeypatch):

@@ -9,9 +9,10 @@ from graced.base.errors import StoreError
 from graced.htm.engine import Engine
 from graced.htm.lease import Worker
 from graced.htm.timeline import Timeline
-from graced.model.task import CANCELLED, COLUMNS, FAILED
+from graced.model.task import CANCELLED, COLUMNS, DONE, FAILED
 from graced.store.db import open_database
-from graced.store.tasks import MIGRATIONS, TaskStore
+from graced.store.tasks import TaskStore
+from graced.store.taskschema import MIGRATIONS
 
 DAY_US = 86_400_000_000
 
@@ -166,9 +167,77 @@ def test_a_write_that_fails_says_which_file(tmp_path):
     store, engine = open_engine(path, ManualClock())
     engine.submit("h", "t", origin="root")
     store.db.execute("DROP TABLE tally")
+    engine.book.write()
     with pytest.raises(StoreError) as caught:
-        engine.book.write()
+        store.load(1)
     assert path in caught.value.message
+    store.close()
+
+
+def test_a_key_is_known_though_its_task_is_only_noted(tmp_path):
+    store, engine = open_engine(str(tmp_path / "q.db"), ManualClock())
+    engine.worker_came(Worker("w", 0, "h", 9, None))
+
+    def submit():
+        return engine.submit("h", "t", origin="root", idempotency_key="k")
+
+    assert submit() == (1, False)
+    commit(store, engine)
+    assert submit() == (1, True)
+    engine.dispatch()
+    commit(store, engine)
+    assert submit() == (1, True)
+    engine.complete(engine.lease(1, 1, 0), "{}")
+    commit(store, engine)
+    assert store.live_with_key("k") == 0
+    assert not store.db.connection.in_transaction or store.durable.unsettled
+    assert submit() == (2, False)
+    commit(store, engine)
+    store.settle()
+    assert submit() == (2, True)
+    engine.dispatch()
+    engine.complete(engine.lease(2, 1, 0), "{}")
+    commit(store, engine)
+    assert submit() == (3, False), "SQLite says that it is live, and it has ended meanwhile"
+    engine.book.write()
+    store.rollback()
+    engine.revert()
+    assert store.live_with_key("k") == 0
+    assert submit() == (3, False)
+    store.close()
+
+
+def test_a_key_of_a_refused_turn_is_free(tmp_path):
+    store, engine = open_engine(str(tmp_path / "q.db"), ManualClock())
+    for _ in range(2):
+        assert engine.submit("h", "t", origin="root", idempotency_key="k") == (1, False)
+        engine.book.write()
+        store.rollback()
+        engine.revert()
+        assert store.live_with_keys(["k"]) == {}
+    store.close()
+
+
+def test_a_task_that_came_and_ended_between_two_commits_of_sqlite_is_one_row(tmp_path):
+    store, engine = open_engine(str(tmp_path / "q.db"), ManualClock())
+    engine.worker_came(Worker("w", 0, "h", 9, None))
+
+    def work(rounds):
+        for _ in range(rounds):
+            engine.submit("h", "t", origin="root")
+            engine.dispatch()
+            for lease in commit(store, engine).granted:
+                engine.complete(lease, '{"a":1}')
+                commit(store, engine)
+        store.settle()
+
+    work(1)
+    before = store.db.connection.total_changes
+    work(3)
+    changes = store.db.connection.total_changes - before
+    assert changes == 3 + 3, "three tasks, the tally of done ones, the head, and where the log ends"
+    found = [store.load(number) for number in (2, 3, 4)]
+    assert [(task.state, task.result, task.worker, task.attempts) for task in found] == [(DONE, '{"a":1}', "w", 1)] * 3
     store.close()
 
 

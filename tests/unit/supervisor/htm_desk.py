@@ -37,6 +37,9 @@ class Caller:
         self.replies.append(plain(parameters))
         self.ended = not continues
 
+    def push(self, every):
+        self.replies += map(plain, every)
+
     def withdraw(self, error):
         self.withdrawn = error
 

@@ -31,6 +31,9 @@ class Stream:
     def reply(self, parameters, *, continues=False):
         pass
 
+    def push(self, every):
+        pass
+
 
 class House:
     def __init__(self, directory, keep=LONG):

@@ -29,6 +29,30 @@ def test_hostile_bytes_only_raise_wire_error(data):
         Decoder().feed(data)
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b'{"a":1', b'"b":2}'],
+        [b'{"a":{}', b'{"b":1}}'],
+        [b'{"a":[{}', b"{}]},{}"],
+        [b"{},{}", b"{}"],
+        [b"{}", b""],
+        [b"{}", b"[]"],
+        [b"{}", b"1],[2"],
+        [b'{"a":"', b'"}'],
+        [b"{}", b"{}", b"nonsense"],
+    ],
+)
+def test_what_is_no_message_by_itself_is_none_with_its_neighbours(frames):
+    with pytest.raises(WireError):
+        Decoder().feed(b"\0".join(frames) + b"\0")
+
+
+def test_spaces_and_letters_of_any_kind_may_stand_in_messages_that_come_together():
+    assert Decoder().feed(b' {"a": 1}\n\0{}\0') == [{"a": 1}, {}]
+    assert Decoder().feed('{"a":"ü"}\0{"b":"\\u00fc"}\0'.encode()) == [{"a": "ü"}, {"b": "ü"}]
+
+
 def test_limits():
     decoder = Decoder(max_bytes=100)
     with pytest.raises(WireError, match="over 100 bytes"):
