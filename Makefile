@@ -45,7 +45,6 @@ help:
 
 # Of Debian's prometheus only the checker: installing the package would start a server on the machine that tests.
 PROMTOOL := $(CACHE)/bin/promtool
-export PATH := $(PATH):$(CACHE)/bin
 
 # --- tools ------------------------------------------------------------------------------------------------------
 
