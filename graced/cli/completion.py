@@ -19,6 +19,7 @@ _WORDS = {
     "key": "governance ledger verification",
 }
 _RELEASE = "$(_gracectl_adopted)"
+_HELP = click.Option(["--help"], is_flag=True, help="Show this message and exit.")
 
 _HEAD = """\
 # bash completion for gracectl(1). Made by `python3 -m graced.cli.completion`; do not edit.
@@ -68,13 +69,16 @@ def commands(group: click.Group, context: click.Context, prefix: str = "") -> It
             yield from commands(command, context, f"{prefix}{name} ")
 
 
-def options_of(command: click.Command, context: click.Context) -> list[click.Option]:
-    """All options of a command, --help among them."""
-    return [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+def options_of(command: click.Command) -> list[click.Option]:
+    """All options of a command, --help last.
+
+    click's own --help has the names of whichever context asked first, in versions that keep it.
+    """
+    return [*(parameter for parameter in command.params if isinstance(parameter, click.Option)), _HELP]
 
 
-def _flags(command: click.Command, context: click.Context) -> list[str]:
-    return [flag for option in options_of(command, context) for flag in option.opts]
+def _flags(command: click.Command) -> list[str]:
+    return [flag for option in options_of(command) for flag in option.opts]
 
 
 def _arguments(name: str, command: click.Command) -> str:
@@ -96,7 +100,7 @@ def bash(group: click.Group) -> str:
     values = ""
     plain = ""
     for name, command in every:
-        for option in options_of(command, context):
+        for option in options_of(command):
             if option.is_flag or option.name == "help":
                 continue
             for flag in option.opts:
@@ -105,7 +109,7 @@ def bash(group: click.Group) -> str:
                 else:
                     values += f'        "{name} {flag}") return ;;\n'
         below = command.list_commands(context) if isinstance(command, click.Group) else []
-        words = " ".join([*below, *_flags(command, context), _arguments(name, command)]).strip()
+        words = " ".join([*below, *_flags(command), _arguments(name, command)]).strip()
         plain += f'        "{name}") words=${{words:-"{words}"}} ;;\n'
     return _HEAD + known + _MIDDLE + values + _THEN + plain + _TAIL
 
@@ -150,7 +154,7 @@ def _zsh_option(option: click.Option, flag: str) -> str:
 
 def _zsh_function(name: str, command: click.Command, context: click.Context) -> str:
     function = "_".join(["_gracectl", *(f"verb_{word}" for word in name.split())])
-    specs = [_zsh_option(option, flag) for option in options_of(command, context) for flag in option.opts]
+    specs = [_zsh_option(option, flag) for option in options_of(command) for flag in option.opts]
     if not isinstance(command, click.Group):
         units = any(isinstance(item, click.Argument) and item.name == "unit" for item in command.params)
         specs += [f"'1:unit:{_ZSH_UNITS.get(name, '_gracectl_units')}'"] if units else []

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 # Words of the field, and the names of roff requests.
-WORDS = "keypair,als,bu,ue,nd,nmae"
+WORDS = "keypair,als,bu,ue,nd,nmae,caf"
 
 
 def shell_scripts() -> list[str]:

@@ -299,7 +299,7 @@ def test_reading_verbs_take_json() -> None:
     reading = reading.replace("config|check", "config check").replace("audit|verify", "audit verify")
     by_name = dict(commands(gracectl, context))
     for name in reading.split("|"):
-        assert any("--json" in option.opts for option in options_of(by_name[name], context)), name
+        assert any("--json" in option.opts for option in options_of(by_name[name])), name
 
 
 def test_no_color_and_dumb_terminals_are_respected(monkeypatch) -> None:
@@ -360,7 +360,7 @@ def test_completion_of_zsh_is_in_sync_and_names_everything() -> None:
     for name, command in commands(gracectl, context):
         _, _, body = zsh(gracectl).partition(f"\n_gracectl_verb_{name.replace(' ', '_verb_')}() {{\n")
         body = body.partition("\n}\n")[0]
-        for option in options_of(command, context):
+        for option in options_of(command):
             assert all(re.search(rf"'\*?{re.escape(flag)}[=\[]", body) for flag in option.opts), f"{name} {option.opts}"
 
 
@@ -390,7 +390,7 @@ def test_the_man_page_names_every_command_and_option() -> None:
     context = click.Context(gracectl)
     for name, command in commands(gracectl, context):
         assert name in page, name
-        for option in options_of(command, context):
+        for option in options_of(command):
             for flag in option.opts:
                 assert flag in page, f"{name} {flag}"
 
