@@ -290,6 +290,9 @@ class LedgerReader:
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         try:
             self._connection = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=5.0, isolation_level=None)
+        except sqlite3.Error as error:
+            raise translate(error, path) from error
+        try:
             self._connection.text_factory = lenient
             self._connection.execute("BEGIN")
             self._connection.execute("SELECT count(*) FROM checkpoints").fetchone()
@@ -300,6 +303,7 @@ class LedgerReader:
                     "SELECT first, size, file, digest FROM sealed ORDER BY first"
                 ).fetchall()
         except sqlite3.Error as error:
+            self._connection.close()
             raise translate(error, path) from error
         self._archive = Archive(path, [Segment(*row) for row in sealed])
         self.derived = DerivedRows(self._connection, path)
