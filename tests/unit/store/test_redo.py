@@ -47,6 +47,13 @@ def overwrite(path, place, data):
         file.write(data)
 
 
+def flip(path, place):
+    """Another byte than the one that is there: a record begins with the log's random word."""
+    with open(path, "rb") as file:
+        byte = file.read()[place]
+    overwrite(path, place, bytes([byte ^ 0xFF]))
+
+
 def test_what_was_appended_is_read_in_order(path):
     log = made(path)
     payloads = [bytes([number]) * (number * 300) for number in range(20)]
@@ -128,7 +135,7 @@ def test_a_record_that_is_torn_at_the_end_was_never_acknowledged(path):
         log.append(bytes([number]) * 2000)
     log.close()
     for place in (HEAD_BYTES + 2 * 2048, HEAD_BYTES + 2 * 2048 + 1500):
-        overwrite(path, place, b"\xff")
+        flip(path, place)
         assert kept(path) == [bytes([number]) * 2000 for number in range(2)]
 
 
@@ -168,10 +175,7 @@ def test_damage_shows_however_far_behind_it_the_next_record_is(path, behind):
     for number in range(2):
         log.append(bytes([number]) * (behind * 4096))
     log.close()
-    # the first byte is of the log's random word: it must differ, whatever it is
-    with open(path, "rb") as file:
-        first = file.read()[HEAD_BYTES]
-    overwrite(path, HEAD_BYTES, bytes([first ^ 0xFF]))
+    flip(path, HEAD_BYTES)
     with pytest.raises(StoreError, match="end at record 0, but 2 is there"):
         kept(path)
 
