@@ -29,6 +29,32 @@ if TYPE_CHECKING:
 _SECOND_US = 1_000_000
 
 
+class Signers:
+    """Pin and roster as they were at one moment (`now_us` of CLOCK_BOOTTIME), for one warrant."""
+
+    def __init__(self, pin: Pin, roster: Roster, boot_id: str, now_us: int) -> None:
+        self._pin = pin
+        self._roster = roster
+        age_us = now_us - pin.rotated_boottime_us
+        self._is_recent = pin.boot_id == boot_id and 0 <= age_us <= MAX_WINDOW_US
+
+    def public_of(self, kid: str) -> bytes | None:
+        """The key `kid` if warrants of it may count."""
+        pin = self._pin
+        if kid == pin.kid:
+            return pin.public_bytes()
+        if kid and kid == pin.previous_kid and self._is_recent:
+            key = self._roster.find(kid)
+            # Revoked means at once.
+            return key.public_bytes() if key is not None and key.state == "retired" else None
+        return None
+
+    def check_age(self, kid: str, warrant: Warrant) -> None:
+        """A key that was rotated out signs nothing new. Refused ``unknown-key``."""
+        if kid != self._pin.kid and warrant.not_before_boottime_us > self._pin.rotated_boottime_us:
+            raise Refused("unknown-key", f"signed by {kid} after it was rotated out")
+
+
 class Keyring:
     """Root's key files below `lib`, as the actuator uses and changes them."""
 
@@ -50,32 +76,16 @@ class Keyring:
 
     # Warrants ----------------------------------------------------------------------------------------------
 
-    def public_of(self, kid: str) -> bytes | None:
-        """The key `kid` if warrants of it may count now. Refused ``pin``; TrustError when files cannot be used."""
-        pin = self._pin()
-        if kid == pin.kid:
-            return pin.public_bytes()
-        if kid and kid == pin.previous_kid and self._is_recent(pin):
-            key = self._roster().find(kid)
-            # Revoked means at once.
-            return key.public_bytes() if key is not None and key.state == "retired" else None
-        return None
+    def signers(self) -> Signers:
+        """Whose warrants count now. Refused ``pin``; TrustError when files cannot be used."""
+        roster = self._roster()
+        return Signers(self._pin(roster), roster, self._boot_id, self._clock.boottime_us())
 
-    def check_age(self, kid: str, warrant: Warrant) -> None:
-        """A key that was rotated out signs nothing new. Refused ``unknown-key``."""
-        pin = self._pin()
-        if kid != pin.kid and warrant.not_before_boottime_us > pin.rotated_boottime_us:
-            raise Refused("unknown-key", f"signed by {kid} after it was rotated out")
-
-    def _is_recent(self, pin: Pin) -> bool:
-        age_us = self._clock.boottime_us() - pin.rotated_boottime_us
-        return pin.boot_id == self._boot_id and 0 <= age_us <= MAX_WINDOW_US
-
-    def _pin(self) -> Pin:
+    def _pin(self, roster: Roster) -> Pin:
         from graced.trust.keychange import Pin, put_pin, read_pin
         from graced.trust.keys import GOVERNANCE
 
-        current = self._roster().current(GOVERNANCE)
+        current = roster.current(GOVERNANCE)
         room = self._room()
         pin = read_pin(room)
         if pin is None:
@@ -104,7 +114,7 @@ class Keyring:
         if known is not None and known.state == "current" and known.endorsed_by == said.old_kid:
             return {"kid": said.kid}
         if said.signer == GOVERNANCE:
-            self._pin()
+            self._pin(roster)
         now_us = self._clock.wall_us()
         check_rotation(roster, rotation, now_us)
         after = rotated(roster, said, iso(now_us))

@@ -252,8 +252,9 @@ class ActuatorKernel(Kernel):
     def _checked(self, obj: JsonDict, kid: str, signature: str) -> tuple[Warrant, Profile, Playbook]:
         from graced.trust.keys import decode_base64
 
-        warrant = open_warrant(obj, kid, decode_base64(signature, "the signature"), self.keyring.public_of)
-        self.keyring.check_age(kid, warrant)
+        signers = self.keyring.signers()
+        warrant = open_warrant(obj, kid, decode_base64(signature, "the signature"), signers.public_of)
+        signers.check_age(kid, warrant)
         check_time(warrant, self.host.boot_id, self.clock.boottime_us())
         check_unit(warrant.unit)
         adopted = self.sources.adopted(warrant.unit, warrant.profile_digest)

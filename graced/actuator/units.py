@@ -12,11 +12,10 @@ from graced.host.dbus import DBusError, SystemBus
 from graced.host.systemd import (
     MANAGER_PATH,
     PROPERTIES_INTERFACE,
-    SERVICE_INTERFACE,
     SYSTEMD,
-    UNIT_INTERFACE,
     Manager,
     bus_path_for_unit,
+    interface_of,
 )
 from graced.runtime.loop import Future
 
@@ -78,14 +77,11 @@ class Units:
             self._bus.close()
 
     async def state(self, unit: str) -> UnitState:
-        """What systemd knows now; `load_state` says whether there is such a unit. HostError when it does
+        """What systemd knows of one moment, now; `load_state` says whether there is such a unit. HostError when it does
         not answer.
         """
-        path = bus_path_for_unit(unit)
-        found = dict(await self._call(path, PROPERTIES_INTERFACE, "GetAll", "s", (UNIT_INTERFACE,)))
-        if unit.endswith(".service"):
-            found.update(await self._call(path, PROPERTIES_INTERFACE, "GetAll", "s", (SERVICE_INTERFACE,)))
-        return _state(unit, found)
+        path, body = bus_path_for_unit(unit), (interface_of(unit),)
+        return _state(unit, await self._call(path, PROPERTIES_INTERFACE, "GetAll", "s", body))
 
     async def job_type(self, job: int) -> str:
         """``start``, ``stop``, ``restart`` …; "" when the job is over."""

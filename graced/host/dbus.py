@@ -19,6 +19,7 @@ import time
 
 from graced.base.errors import HostError
 from graced.base.sockets import Socket, unix_stream
+from graced.host.frames import Frames
 from graced.host.signals import MatchRule, Signal
 
 TYPE_CHECKING = False
@@ -35,7 +36,6 @@ __all__ = ["DBusError", "MatchRule", "Signal", "Subscription", "SystemBus"]
 
 DBUS_NAME = "org.freedesktop.DBus"
 DBUS_PATH = "/org/freedesktop/DBus"
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -78,7 +78,7 @@ class SystemBus:
         self._wrappers = wrappers
         self._sock: Socket | None = sock
         self._auth: Any = Authenticator()
-        self._parser = low_level.Parser()
+        self._frames = Frames(low_level)
         self._output = bytearray()
         self._queued = bytearray()
         self._serial = 0
@@ -117,6 +117,10 @@ class SystemBus:
                 f"system bus at {address.replace(chr(0), '@')}: {problem.strerror}", hint="systemctl status dbus.socket"
             ) from problem
         return cls(sock)
+
+    def read_only(self, names: frozenset[str]) -> None:
+        """Of an ``a{sv}`` (GetAll, PropertiesChanged) read these names and no others from now on."""
+        self._frames.wanted = names
 
     @property
     def closed(self) -> bool:
@@ -282,12 +286,7 @@ class SystemBus:
             self.flush()
             return
         try:
-            self._parser.add_data(data)
-            messages = []
-            while (message := self._parser.get_next_message()) is not None:
-                messages.append(message)
-            if (self._parser.next_msg_size or 0) > MAX_MESSAGE_BYTES:
-                raise ValueError("message too large")
+            messages = self._frames.feed(data)
         except (
             ValueError,
             KeyError,

@@ -56,6 +56,10 @@ PROPERTIES: dict[str, str] = {
     "ExecMainStartTimestampMonotonic": "int",
     "ExecMainExitTimestampMonotonic": "int",
 }
+# What is read of a unit at all: the actuator wants to know more of one.
+READ = frozenset(PROPERTIES) | {"CanReload", "CanStart", "Group", "Names", "User"}
+# GetAll of every interface at once, for what belongs together: one moment, one call.
+EVERY_INTERFACE = ""
 UNIT_SUFFIXES = (
     ".service",
     ".socket",
@@ -89,6 +93,11 @@ def bus_path_for_unit(unit: str) -> str:
         plain = char in _PLAIN and not (index == 0 and char.isdigit())
         escaped.append(char if plain else f"_{byte:02x}")
     return f"{MANAGER_PATH}/unit/{''.join(escaped) or '_'}"
+
+
+def interface_of(unit: str) -> str:
+    """What GetAll is to be asked for to learn all that graced reads of the unit."""
+    return EVERY_INTERFACE if unit.endswith(".service") else UNIT_INTERFACE
 
 
 def unit_for_bus_path(path: str) -> str:
@@ -200,6 +209,7 @@ class Manager:
 
     def __init__(self, bus: SystemBus) -> None:
         self._bus = bus
+        bus.read_only(READ)
         self._waiting: dict[str, JobCallback] = {}
         self._finished: dict[str, str] = {}
         self.on_job_new: Callable[[int, str], None] | None = None
@@ -264,31 +274,13 @@ class Manager:
         self._call("LoadUnit", "s", (unit,), callback)
 
     def properties(self, unit: str, callback: Callable[[Properties | None, HostError | None], None]) -> None:
-        """Unit and Service properties of a unit in one dict (two calls; service ones only for services)."""
-        path = bus_path_for_unit(unit)
-        found: Properties = {}
+        """Unit and Service properties of a unit in one dict, of one moment (service ones only for services)."""
 
-        def got_service(reply: tuple[Any, ...] | None, error: HostError | None) -> None:
-            if reply is None:
-                callback(None, error)
-                return
-            found.update(parse_changed(reply[0]))
-            callback(found, None)
+        def got(reply: tuple[Any, ...] | None, error: HostError | None) -> None:
+            callback(None if reply is None else parse_changed(reply[0]), error)
 
-        def got_unit(reply: tuple[Any, ...] | None, error: HostError | None) -> None:
-            if reply is None:
-                callback(None, error)
-                return
-            found.update(parse_changed(reply[0]))
-            if not unit.endswith(".service"):
-                callback(found, None)
-                return
-            try:
-                self._bus.call(SYSTEMD, path, PROPERTIES_INTERFACE, "GetAll", "s", (SERVICE_INTERFACE,), got_service)
-            except HostError as gone:
-                callback(None, gone)
-
-        self._bus.call(SYSTEMD, path, PROPERTIES_INTERFACE, "GetAll", "s", (UNIT_INTERFACE,), got_unit)
+        path, body = bus_path_for_unit(unit), (interface_of(unit),)
+        self._bus.call(SYSTEMD, path, PROPERTIES_INTERFACE, "GetAll", "s", body, got)
 
     def system_state(self, callback: Callable[[str | None, HostError | None], None]) -> None:
         """initializing, starting, running, degraded, maintenance, stopping (systemctl is-system-running)."""

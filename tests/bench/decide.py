@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from tests.bench.bench import Bench, adopt, inside, on_disk
+from tests.bench.bench import STATE, Bench, adopt, inside, on_disk
 from tests.bench.figures import Figure, figure, percentile
 
-# Decide is asked hundreds of times in a row for one unit.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tests.support.container import Container
+
+# Every decision records what it was made from, the last hour's heals among it: each batch begins with none.
+BATCH = 20
 POLICY = "[limits]\nper_unit_per_hour = 1000\nper_host_per_hour = 10000\ncooldown_seconds = 0\n"
 PLAYBOOK = "restart-unit"
 
@@ -26,17 +31,29 @@ def decide(bench: Bench) -> list[Figure]:
         shipped = machine.read(f"/usr/share/graced/playbooks/{PLAYBOOK}.toml")
         machine.write(f"/etc/graced/playbooks/{PLAYBOOK}.toml", shipped.partition("[limits]")[0])
         adopt(machine, "nginx")
-        rounds = str(bench.times(300, 30))
-        decided = inside(machine, "decide", "decide", rounds, timeout=120, user="_graced-healing")
+        batches = bench.times(10, 2)
+        decided = [one for _ in range(batches) for one in _batch(machine, "decide")]
+        # As Debian installs it: systemd forgets a unit that nothing wants, and reads it from disk at each question.
+        machine.systemctl("enable", "nginx").ok()
         machine.systemctl("stop", "nginx").ok()
-        acted = inside(machine, "decide", "act", rounds, timeout=120, user="_graced-healing")
+        acted = [one for _ in range(batches) for one in _batch(machine, "act")]
     p50, goal = percentile(acted, 0.5), "p50 <= 3"
-    note = f"on {disk}; allowed plans: two ledger entries and a signed warrant each"
+    note = f"on {disk}, up to {BATCH} heals in the hour; allowed plans: two ledger entries and a signed warrant each"
     whole = f"on {disk}; and the actuator: signature, files, bounds, nonce, locks, the unit, which an admin stopped"
     return [
         figure("decide", "ms", decided, value=percentile(decided, 0.5), goal=goal, ok=None, note=note, keep=False),
         figure("decide_and_check", "ms", acted, value=p50, goal=goal, ok=p50 <= 3, note=whole, keep=False),
     ]
+
+
+def _batch(machine: Container, what: str) -> list[float]:
+    # Under its feet: stopped, its socket would start it before the files are gone.
+    machine.run(["sh", "-c", f"rm -f {STATE}/governance/governance.db*"]).ok()
+    # Also the count of starts.
+    machine.systemctl("reset-failed", "graced-governance.service").ok()
+    machine.systemctl("restart", "graced-governance.service").ok()
+    values: list[float] = inside(machine, "decide", what, str(BATCH), timeout=120, user="_graced-healing")
+    return values
 
 
 def policy(bench: Bench) -> list[Figure]:

@@ -102,6 +102,21 @@ def test_a_call_nobody_answers_ends_at_its_deadline(bus_path):
     bus.close()
 
 
+def test_of_many_properties_only_the_wanted_are_read(bus_path):
+    bus = connect(bus_path[0])
+    answers = Answers()
+    ask = (DBUS_NAME, DBUS_PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", (DBUS_NAME,), answers)
+    bus.call(*ask)
+    run_until(lambda: answers, bus)
+    bus.read_only(frozenset({"Features", "No.Such"}))
+    bus.call(*ask)
+    run_until(lambda: len(answers) == 2, bus)
+    (everything,), (some,) = (reply for reply, _error in answers)
+    assert {"Features", "Interfaces"} <= set(everything)
+    assert some == {"Features": everything["Features"]}
+    bus.close()
+
+
 def emit(bus, path, interface, member, body, destination=None):
     """Send a signal from `bus` by hand: the port itself never emits."""
     message = bus._wrappers.new_signal(bus._wrappers.DBusAddress(path, interface=interface), member, "s", (body,))

@@ -11,6 +11,8 @@ import time
 from inside.host import answer, give_up, now_us
 from inside.varlink import Wire
 
+WARM = 3
+
 
 def ledger(count: int) -> list[float]:
     """One entry at a time, each on disk before it is answered."""
@@ -51,7 +53,7 @@ def _decide(count: int, *, act: bool) -> list[float]:
         "origin": "brain",
     }
     values = []
-    for number in range(count):
+    for number in range(WARM + count):
         task = f"task_{10**9 + number}"
         asked = {"plan": {**plan, "task_id": task, "intent_id": f"intent_{10**9 + number}"}}
         since_us = now_us()
@@ -71,7 +73,7 @@ def _decide(count: int, *, act: bool) -> list[float]:
         outcome = {"task_id": task, "unit": plan["unit"], "playbook": plan["playbook"], "outcome": "healed"}
         governance.call("io.graced.Governance.Outcome", outcome)
         time.sleep(0.005)
-    return values
+    return values[WARM:]
 
 
 def policy(count: int) -> list[float]:

@@ -79,7 +79,7 @@ def test_a_rotation_changes_roster_file_record_and_pin(rig: Rig, name: str) -> N
     new = records[kid]
     assert new.statement is not None
     assert is_endorsed(new.statement, new.signature or "", new.proof or "", old.public, rig.signer(name).public)
-    assert rig.keyring.public_of(rig.signer().kid) == rig.signer().public
+    assert rig.keyring.signers().public_of(rig.signer().kid) == rig.signer().public
     before = rig.roster()
     rig.keep()
     assert rig.roster() == before
@@ -108,16 +108,16 @@ def test_what_was_signed_before_a_rotation_counts_until_it_expires(rig: Rig) -> 
     rig.clock.advance_us(5_000_000)
     at_us = rig.clock.boottime_us()
     rig.rotate()
-    assert rig.keyring.public_of(old.kid) == old.public
-    rig.keyring.check_age(old.kid, warrant(at_us))
+    assert rig.keyring.signers().public_of(old.kid) == old.public
+    rig.keyring.signers().check_age(old.kid, warrant(at_us))
     with pytest.raises(Refused, match="after it was rotated out"):
-        rig.keyring.check_age(old.kid, warrant(at_us + 1))
-    rig.keyring.check_age(rig.signer().kid, warrant(at_us + 1))
-    assert rig.restart("1" * 32).public_of(old.kid) is None
+        rig.keyring.signers().check_age(old.kid, warrant(at_us + 1))
+    rig.keyring.signers().check_age(rig.signer().kid, warrant(at_us + 1))
+    assert rig.restart("1" * 32).signers().public_of(old.kid) is None
     rig.clock.advance_us(MAX_WINDOW_US)
-    assert rig.keyring.public_of(old.kid) == old.public
+    assert rig.keyring.signers().public_of(old.kid) == old.public
     rig.clock.advance_us(1)
-    assert rig.keyring.public_of(old.kid) is None
+    assert rig.keyring.signers().public_of(old.kid) is None
 
 
 @pytest.mark.parametrize("name", SIGNERS)
@@ -131,8 +131,8 @@ def test_a_revoked_key_counts_no_more_and_is_replaced(rig: Rig, name: str) -> No
     assert reply["replaced_by"] == rig.signer(name).kid == rig.roster().current(name).kid
     assert Path(rig.room.keys, f"{HOLDERS[name]}.seal").read_bytes() != seal
     if name == GOVERNANCE:
-        assert rig.keyring.public_of(old.kid) is None
-    assert rig.keyring.public_of(rig.signer().kid) == rig.signer().public
+        assert rig.keyring.signers().public_of(old.kid) is None
+    assert rig.keyring.signers().public_of(rig.signer().kid) == rig.signer().public
     before = rig.roster()
     rig.keep()
     assert rig.roster() == before
@@ -141,9 +141,9 @@ def test_a_revoked_key_counts_no_more_and_is_replaced(rig: Rig, name: str) -> No
 def test_a_rotated_out_key_that_is_revoked_counts_no_more_at_once(rig: Rig) -> None:
     old = rig.signer()
     rig.rotate()
-    assert rig.keyring.public_of(old.kid) == old.public
+    assert rig.keyring.signers().public_of(old.kid) == old.public
     assert rig.keyring.revoke(old.kid, None, "stolen", 0) == {"kid": old.kid, "replaced_by": None}
-    assert rig.keyring.public_of(old.kid) is None
+    assert rig.keyring.signers().public_of(old.kid) is None
     with pytest.raises(TrustError, match="does not know"):
         rig.keyring.revoke("0" * 16, None, "", 0)
 
@@ -154,27 +154,27 @@ def test_an_older_roster_does_not_bring_an_older_key_back(rig: Rig) -> None:
     Path(rig.room.roster).write_bytes(older)
     for kid in (old.kid, "", "0" * 16):
         with pytest.raises(Refused) as caught:
-            rig.keyring.public_of(kid)
+            rig.keyring.signers().public_of(kid)
         assert caught.value.reason == "pin"
     rig.keep()
-    assert rig.keyring.public_of(rig.signer().kid) == rig.signer().public
+    assert rig.keyring.signers().public_of(rig.signer().kid) == rig.signer().public
     assert rig.signer().kid != old.kid
 
 
 def test_a_lost_pin_is_made_from_roots_roster_and_a_damaged_one_is_refused(rig: Rig) -> None:
     pin = Path(rig.room.keys, "governance.pin")
     pin.unlink()
-    assert rig.keyring.public_of(rig.signer().kid) == rig.signer().public
+    assert rig.keyring.signers().public_of(rig.signer().kid) == rig.signer().public
     assert pin.exists()
     pin.chmod(0o600)
     pin.write_text("{}")
     with pytest.raises(TrustError, match="damaged"):
-        rig.keyring.public_of(rig.signer().kid)
+        rig.keyring.signers().public_of(rig.signer().kid)
 
 
 def test_other_keys_are_nobodys(rig: Rig) -> None:
     for kid in ("", "0" * 16, rig.signer(LEDGER).kid):
-        assert rig.keyring.public_of(kid) is None
+        assert rig.keyring.signers().public_of(kid) is None
 
 
 def test_a_change_that_was_cut_off_is_finished_at_the_next_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,5 +189,5 @@ def test_a_change_that_was_cut_off_is_finished_at_the_next_start(rig: Rig, monke
     again = rig.restart()
     again.recover()
     assert rig.signer().kid == rig.roster().current(GOVERNANCE).kid == rotation["statement"]["kid"]
-    assert again.public_of(rig.signer().kid) == rig.signer().public
+    assert again.signers().public_of(rig.signer().kid) == rig.signer().public
     again.recover()
