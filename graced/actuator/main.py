@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from graced.base.json import JsonDict
     from graced.heal.playbook import Playbook
     from graced.heal.profile import Profile
+    from graced.runtime.loop import Future
     from graced.runtime.peer import Peer
     from graced.runtime.service import Call
 
@@ -234,12 +235,15 @@ class ActuatorKernel(Kernel):
     async def execute(self, obj: JsonDict, kid: str, signature: str, peer: Peer) -> JsonDict:
         """The Execute reply."""
         try:
-            warrant, profile, playbook = self._checked(obj, kid, signature)
+            warrant = self._opened(obj, kid, signature)
+            # systemd answers while the files are read.
+            asked = self.host.units.ask(warrant.unit)
+            profile, playbook = self._covered(warrant)
         except (TrustError, ConfigError) as error:
             await self._refused(error, obj, peer)
             raise
         with self._alone(warrant.unit, warrant.task_id):
-            state = await self._may_act(warrant, playbook)
+            state = await self._may_act(warrant, playbook, asked)
             self._spend(warrant)
             act = Act(self.host, warrant, profile, playbook, state)
             try:
@@ -249,7 +253,7 @@ class ActuatorKernel(Kernel):
                 await self._ledger("step", warrant.unit, warrant.task_id, warrant.intent_id, {"act": act.json})
         return {"act": done}
 
-    def _checked(self, obj: JsonDict, kid: str, signature: str) -> tuple[Warrant, Profile, Playbook]:
+    def _opened(self, obj: JsonDict, kid: str, signature: str) -> Warrant:
         from graced.trust.keys import decode_base64
 
         signers = self.keyring.signers()
@@ -257,11 +261,14 @@ class ActuatorKernel(Kernel):
         signers.check_age(kid, warrant)
         check_time(warrant, self.host.boot_id, self.clock.boottime_us())
         check_unit(warrant.unit)
+        return warrant
+
+    def _covered(self, warrant: Warrant) -> tuple[Profile, Playbook]:
         adopted = self.sources.adopted(warrant.unit, warrant.profile_digest)
         playbook = self.sources.playbook(warrant.playbook, warrant.playbook_digest)
         check_bounds(warrant, allowed(adopted, playbook, warrant))
         self.host.nonces.check(warrant.nonce)
-        return warrant, adopted.profile, playbook
+        return adopted.profile, playbook
 
     async def _refused(self, error: GracedError, obj: JsonDict, peer: Peer) -> None:
         """A refused warrant is in the journal and in the ledger; a flood of them is counted there."""
@@ -277,9 +284,9 @@ class ActuatorKernel(Kernel):
         data = {"verb": "refuse", "reason": error.code, "detail": detail, "uid": peer.uid, "missed": missed}
         await self._ledger("step", None, None, None, {**data, "warrant": named})
 
-    async def _may_act(self, warrant: Warrant, playbook: Playbook) -> UnitState:
+    async def _may_act(self, warrant: Warrant, playbook: Playbook, asked: Future) -> UnitState:
         check_package_manager()
-        state = await self.host.units.state(warrant.unit)
+        state = await self.host.units.state(warrant.unit, asked)
         check_wanted(state, warrant.unit)
         for name in state.names:
             check_unit(name)

@@ -76,12 +76,20 @@ class Units:
         if self._bus is not None:
             self._bus.close()
 
-    async def state(self, unit: str) -> UnitState:
-        """What systemd knows of one moment, now; `load_state` says whether there is such a unit. HostError when it does
-        not answer.
+    async def state(self, unit: str, asked: Future | None = None) -> UnitState:
+        """What systemd knows of one moment, now (or when it was asked with `ask`); `load_state` says whether there is
+        such a unit. HostError when it does not answer.
         """
-        path, body = bus_path_for_unit(unit), (interface_of(unit),)
-        return _state(unit, await self._call(path, PROPERTIES_INTERFACE, "GetAll", "s", body))
+        return _state(unit, _first(await (asked or self.ask(unit))))
+
+    def ask(self, unit: str) -> Future:
+        """Ask for the unit's state now and do something else meanwhile; what goes wrong is told by `state`."""
+        try:
+            return self._begin(bus_path_for_unit(unit), PROPERTIES_INTERFACE, "GetAll", "s", (interface_of(unit),))
+        except HostError as error:
+            asked = Future()
+            asked.set_exception(error)
+            return asked
 
     async def job_type(self, job: int) -> str:
         """``start``, ``stop``, ``restart`` …; "" when the job is over."""
@@ -117,6 +125,9 @@ class Units:
                 raise
 
     async def _call(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> Any:
+        return _first(await self._begin(path, interface, member, signature, body))
+
+    def _begin(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> Future:
         self.connect()
         bus = self._bus
         assert bus is not None
@@ -124,11 +135,14 @@ class Units:
         def begin(settle: Callable[[Any, HostError | None], None]) -> None:
             bus.call(SYSTEMD, path, interface, member, signature, body, settle, _CALL_TIMEOUT_S)
 
-        reply = await _future(begin)
-        return reply[0] if reply else ()
+        return _future(begin)
 
 
-async def _future(begin: Callable[[Callable[[Any, HostError | None], None]], None]) -> Any:
+def _first(reply: tuple[Any, ...]) -> Any:
+    return reply[0] if reply else ()
+
+
+def _future(begin: Callable[[Callable[[Any, HostError | None], None]], None]) -> Future:
     future = Future()
 
     def settle(value: Any, error: HostError | None) -> None:
@@ -138,7 +152,7 @@ async def _future(begin: Callable[[Callable[[Any, HostError | None], None]], Non
             future.set_result(value)
 
     begin(settle)
-    return await future
+    return future
 
 
 def _state(unit: str, found: dict[str, tuple[str, Any]]) -> UnitState:

@@ -223,8 +223,6 @@ class GovernanceKernel(Kernel):
         """Whether everything is decided and recorded and nothing acts."""
         return self.quiet.shadow
 
-    # Decisions ---------------------------------------------------------------------------------------------
-
     async def moment(self) -> Moment:
         """What is true now, as far as the rules ask for it; the files are in force as they are on disk on return."""
         self._policies.refresh()
@@ -276,13 +274,13 @@ class GovernanceKernel(Kernel):
         """Spend what the plan costs and sign its warrant; without a ledger it is given back and the plan held."""
         spent = self.approvals.spend(plan, self.rules.digest)
         history, now_us = self._standing.history(plan.unit), self._standing.age_us()
-        # On disk before the answer, but waited for together with the ledger.
-        self._standing.put(allowed(history, plan.playbook, plan.task_id, now_us, acts=acts(plan)), wait=False)
+        # What is judged from now on knows of it; it is on disk before the answer.
+        self._standing.note(allowed(history, plan.playbook, plan.task_id, now_us, acts=acts(plan)))
         warrant = self._scribe.warrant(plan, decision, self.rules.digest)
         data |= decision.to_json()
         if spent is not None and spent.grants:
             data["approval"] = spent.id
-        signed, problem = await self._record(plan, data, warrant)
+        signed, problem = await self._record(plan, data, warrant, lambda: self._standing.keep(plan.unit))
         if problem:
             self._standing.put(self._standing.history(plan.unit).replace(open_task=""))
             if spent is not None:
@@ -309,10 +307,12 @@ class GovernanceKernel(Kernel):
         self.waiting.note(plan, answer, request, held=decision.effect == HOLD)
         return decision
 
-    async def _record(self, plan: Plan, data: JsonDict, warrant: JsonDict | None) -> tuple[JsonDict, str]:
+    async def _record(
+        self, plan: Plan, data: JsonDict, warrant: JsonDict | None, meanwhile: Callable[[], object] | None = None
+    ) -> tuple[JsonDict, str]:
         """What Scribe.record gives, or why it could not be recorded."""
         try:
-            return await self._scribe.record(plan, data, warrant, self._standing.sync), ""
+            return await self._scribe.record(plan, data, warrant, meanwhile), ""
         except GracedError as error:
             self.log(WARNING, f"decision on {plan.unit} could not be recorded: {error}", GRACED_TASK_ID=plan.task_id)
             return {}, str(error)

@@ -57,15 +57,19 @@ class Standing:
         """The histories of all other units."""
         return [history for name, history in self.histories.items() if name != unit]
 
-    def put(self, history: UnitHistory, *, wait: bool = True) -> None:
-        """Replace a unit's history; without `wait` it is on disk after the next `sync`."""
+    def put(self, history: UnitHistory) -> None:
+        """Replace a unit's history: on disk, then here."""
         age = {"age_us": self.age_us(), "offset_us": self._age_offset_us, "boot_id": self._boot}
-        self._store.put({history.unit: history.to_json()}, {"age": age}, wait=wait)
+        self._store.put({history.unit: history.to_json()}, {"age": age})
+        self.note(history)
+
+    def note(self, history: UnitHistory) -> None:
+        """Replace a unit's history here only: whoever does owes a `keep`."""
         self.histories[history.unit] = history
 
-    def sync(self) -> None:
-        """Everything that was put is on disk on return."""
-        self._store.sync()
+    def keep(self, unit: str) -> None:
+        """The unit's history is on disk on return."""
+        self.put(self.history(unit))
 
     @property
     def pause(self) -> Pause | None:

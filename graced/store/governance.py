@@ -1,14 +1,13 @@
 """What Governance must not forget: each unit's history, requests for approval, a pause, and this host's age clock.
 
-Values are JSON objects; their meaning belongs to the policy engine. On return of a writing method they are on disk,
-unless it was told not to wait: then they are after `sync`.
+Values are JSON objects; their meaning belongs to the policy engine. On return of a writing method they are on disk.
 """
 
 from __future__ import annotations
 
 from graced.base.errors import FormatError, StoreError
 from graced.base.json import canonical, loads_object
-from graced.store.db import Database, open_database, sync_log
+from graced.store.db import Database, open_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ class GovernanceStore:
     """An open governance.db. All methods raise StoreError."""
 
     def __init__(self, path: str) -> None:
-        self._db: Database = open_database(path, MIGRATIONS, synchronous="NORMAL")
-        self._synced = True
+        self._db: Database = open_database(path, MIGRATIONS)
 
     def histories(self) -> dict[str, JsonDict]:
         """unit → history of every unit."""
@@ -45,15 +43,9 @@ class GovernanceStore:
         rows = self._db.rows("SELECT value FROM fact WHERE name = ?", (name,))
         return self._object(rows[0][0]) if rows else None
 
-    def sync(self) -> None:
-        """Wait until all that was written is on disk."""
-        if not self._synced:
-            sync_log(self._db.path)
-            self._synced = True
-
-    def put(self, histories: dict[str, JsonDict], facts: dict[str, JsonDict], *, wait: bool = True) -> None:
+    def put(self, histories: dict[str, JsonDict], facts: dict[str, JsonDict]) -> None:
         """Write histories and facts in one transaction."""
-        with self._change(wait=wait) as db:
+        with self._db.transaction() as db:
             for unit, history in histories.items():
                 db.execute(_PUT_UNIT, (unit, canonical(history)))
             for name, value in facts.items():
@@ -61,7 +53,7 @@ class GovernanceStore:
 
     def forget_fact(self, name: str) -> None:
         """Remove a fact."""
-        with self._change() as db:
+        with self._db.transaction() as db:
             db.execute("DELETE FROM fact WHERE name = ?", (name,))
 
     def approvals(self) -> list[JsonDict]:
@@ -75,7 +67,7 @@ class GovernanceStore:
 
     def put_approval(self, number: int, request: JsonDict) -> None:
         """Add or replace a request; the oldest beyond MAX_APPROVALS go."""
-        with self._change() as db:
+        with self._db.transaction() as db:
             db.execute(_PUT_APPROVAL, (number, canonical(request)))
             db.execute("DELETE FROM approval WHERE number <= ?", (number - MAX_APPROVALS,))
 
@@ -83,29 +75,8 @@ class GovernanceStore:
         """Close the file."""
         self._db.close()
 
-    def _change(self, *, wait: bool = True) -> _Change:
-        self._synced = False
-        return _Change(self, self._db, wait=wait)
-
     def _object(self, data: bytes) -> JsonDict:
         try:
             return loads_object(data, path=self._db.path)
         except FormatError as error:
             raise StoreError(f"{self._db.path} is damaged: {error.message}", code="damaged") from error
-
-
-class _Change:
-    """A transaction that is on disk at its end, if it waits."""
-
-    def __init__(self, store: GovernanceStore, db: Database, *, wait: bool) -> None:
-        self._store = store
-        self._transaction = db.transaction()
-        self._wait = wait
-
-    def __enter__(self) -> Database:
-        return self._transaction.__enter__()
-
-    def __exit__(self, kind: object, *exc: object) -> None:
-        self._transaction.__exit__(kind, *exc)
-        if kind is None and self._wait:
-            self._store.sync()
