@@ -63,6 +63,7 @@ class Keyring:
         self._clock = clock
         self._boot_id = boot_id
         self._owners = owners
+        self._parsed: tuple[bytes, Roster] | None = None
 
     def recover(self) -> None:
         """Bring a change that a killed predecessor began to its end. Raises OSError or TrustError."""
@@ -83,10 +84,12 @@ class Keyring:
 
     def _pin(self, roster: Roster) -> Pin:
         from graced.trust.keychange import Pin, put_pin, read_pin
+        from graced.trust.keyfiles import KeyRoom
         from graced.trust.keys import GOVERNANCE
 
         current = roster.current(GOVERNANCE)
-        room = self._room()
+        # The pin is root's alone: nobody asks for the daemons' group.
+        room = KeyRoom(self._lib)
         pin = read_pin(room)
         if pin is None:
             pin = Pin(kid=current.kid, public=current.public)
@@ -193,9 +196,14 @@ class Keyring:
         )
 
     def _roster(self) -> Roster:
-        from graced.trust.roster import FILE_NAME, Roster
+        from graced.trust.roster import FILE_NAME, Roster, read
 
-        return Roster.load(f"{self._lib}/{FILE_NAME}", owners=self._owners)
+        path = f"{self._lib}/{FILE_NAME}"
+        data = read(path, self._owners)
+        # Read anew for every warrant; the same bytes are not taken apart again.
+        if self._parsed is None or self._parsed[0] != data:
+            self._parsed = data, Roster.parse(data, path)
+        return self._parsed[1]
 
     def _room(self) -> KeyRoom:
         from graced.trust.keyfiles import KeyRoom, daemons_group

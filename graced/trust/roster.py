@@ -65,7 +65,7 @@ class Roster(Record):
     def load(cls, path: str, *, owners: tuple[int, ...] | None = (0,)) -> Self:
         """Read and check the file. `owners` are the uids that may own it and its directory; None: a copy brought
         for an offline audit, trusted by whoever names it. Raises TrustError (code "roster")."""
-        return cls.parse(_read(path, owners), path)
+        return cls.parse(read(path, owners), path)
 
     @classmethod
     def parse(cls, data: bytes, path: str = "roster") -> Self:
@@ -197,7 +197,8 @@ def _is_time(text: str) -> bool:
     )
 
 
-def _read(path: str, owners: tuple[int, ...] | None) -> bytes:
+def read(path: str, owners: tuple[int, ...] | None) -> bytes:
+    """The file's bytes, see `Roster.load`. Raises TrustError (code "roster")."""
     import stat
 
     try:
