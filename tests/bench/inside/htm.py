@@ -2,11 +2,12 @@
 
 usage: python3 -m inside.htm once SOCKET
        python3 -m inside.htm rates SOCKET PID DISK FULL|QUICK
-       python3 -m inside.htm growth SOCKET PID ROUNDS LEVEL …
+       python3 -m inside.htm growth SOCKET PID TWIN ROUNDS LEVEL …
        python3 -m inside.htm again UNIT SOCKET ROUNDS
        python3 -m inside.htm bare STATE ROUNDS
-DISK is a directory on the disk that the queue is on. `growth` leaves its tasks queued, for `again` (SIGKILL of the unit
-under systemd) and `bare` (of a process that serves the database of the directory STATE with nothing around it).
+DISK is a directory on the disk that the queue is on, TWIN a new one there. `growth` leaves its tasks queued, for
+`again` (SIGKILL of the unit under systemd) and `bare` (of a process that serves the database of the directory STATE
+with nothing around it).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from inside import disk, load
 from inside.host import answer, give_up, now_us, run, show_one
+from inside.relay import relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +77,11 @@ def rates(path: str, pid: str, where: str, kind: str) -> dict[str, Any]:
     wholes = [whole / load.end_to_end(path, whole) for _ in range(1 if quick else 3)]
     cpu_us = (load.cpu_seconds(int(pid)) - before) * 1e6 / (whole * len(wholes))
     hundred = load.stress(path, 10 if quick else 100)
-    fast = load.dispatch(path, 1000 if quick else 10_000, 1000)
-    slow = load.dispatch(path, 50 if quick else 1000, 50)
+    fast_count, slow_count = (1000, 50) if quick else (10_000, 1000)
+    least_fast = relay(f"{where}/relay", fast_count, 1000)
+    fast = load.dispatch(path, fast_count, 1000)
+    slow = load.dispatch(path, slow_count, 50)
+    least_slow = relay(f"{where}/relay", slow_count, 50)
     redelivered = load.redelivery(path, 5 if quick else 50)
     if left := load.not_done(line):
         give_up(f"every task was acknowledged as completed, and the queue says: {left}")
@@ -94,48 +99,81 @@ def rates(path: str, pid: str, where: str, kind: str) -> dict[str, Any]:
         "stress_ms": hundred,
         "dispatch_1000_ms": fast,
         "dispatch_50_ms": slow,
+        "relay_1000_ms": least_fast,
+        "relay_50_ms": least_slow,
         "redelivered_ms": redelivered,
     }
 
 
-def growth(path: str, pid: str, rounds: str, *levels: str) -> list[dict[str, Any]]:
-    """Per level of queued tasks: µs per task, of the wall and of the server's CPU, to submit and to lease + complete.
+class _Twin:
+    """A queue that a round goes through: a line to submit on, a worker that holds HOLD leases all the time."""
 
-    A worker holds HOLD leases all the time; each round brings ROUND tasks in and as many out.
+    def __init__(self, path: str, pid: int) -> None:
+        self.line, self.pid = load.Line(path), pid
+        load.pipeline(self.line, load.submissions(HOLD + ROUND))
+        self.worker = load.Worker(path, credits=HOLD)
+        self.worker.finish(ROUND, leave=HOLD)
+
+    def fill(self, count: int) -> float:
+        """Seconds it took."""
+        seconds = load.pipeline(self.line, load.submissions(count))
+        self.worker.heartbeat()
+        return seconds
+
+    def round(self) -> dict[str, float]:
+        """µs per task, of the wall and of the server's CPU, to submit and to lease + complete."""
+        frames = load.submissions(ROUND)
+        before = load.cpu_seconds(self.pid)
+        submit_s = load.pipeline(self.line, frames)
+        between = load.cpu_seconds(self.pid)
+        work_s = self.worker.finish(ROUND, leave=HOLD)
+        after = load.cpu_seconds(self.pid)
+        found = {
+            "submit_us": submit_s,
+            "submit_cpu_us": between - before,
+            "work_us": work_s,
+            "work_cpu_us": after - between,
+        }
+        return {name: seconds * 1e6 / ROUND for name, seconds in found.items()}
+
+    def close(self) -> None:
+        self.line.close()
+        self.worker.close()
+
+
+def growth(path: str, pid: str, twin: str, rounds: str, *levels: str) -> list[dict[str, Any]]:
+    """Per level of queued tasks: what rounds cost, and what they cost at the same time in a queue that stays short.
+
+    The short one is a bare server on the directory `twin`: the machine's own speed changes by more than what is asked
+    for, in the minutes between two levels, and for both alike.
     """
-    line = load.Line(path)
-    load.pipeline(line, load.submissions(HOLD + ROUND))
-    worker = load.Worker(path, credits=HOLD)
-    worker.finish(ROUND, leave=HOLD)
+    directory = Path(twin)
+    directory.mkdir()
+    process = _serve(directory)
+    grown, short = _Twin(path, int(pid)), _Twin(f"{directory}/socket", process.pid)
     there = 0
     found = []
-    for level in map(int, levels):
-        fill_s = 0.0
-        filled = level - there
-        while there < level:
-            count = min(FILL, level - there)
-            fill_s += load.pipeline(line, load.submissions(count))
-            there += count
-            worker.heartbeat()
-        time.sleep(1)
-        found.append({"queued": level, "fill_per_s": filled / fill_s, **_rounds(line, worker, int(pid), int(rounds))})
-    line.close()
-    worker.close()
-    return found
-
-
-def _rounds(line: load.Line, worker: load.Worker, pid: int, rounds: int) -> dict[str, list[float]]:
-    names = ("submit_us", "submit_cpu_us", "work_us", "work_cpu_us")
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        frames = load.submissions(ROUND)
-        before = load.cpu_seconds(pid)
-        submit_s = load.pipeline(line, frames)
-        between = load.cpu_seconds(pid)
-        work_s = worker.finish(ROUND, leave=HOLD)
-        after = load.cpu_seconds(pid)
-        for name, seconds in zip(names, (submit_s, between - before, work_s, after - between), strict=True):
-            found[name].append(seconds * 1e6 / ROUND)
+    try:
+        short.fill(int(levels[0]))
+        for level in map(int, levels):
+            fill_s, filled = 0.0, level - there
+            while there < level:
+                count = min(FILL, level - there)
+                fill_s += grown.fill(count)
+                short.worker.heartbeat()
+                there += count
+            time.sleep(1)
+            pairs = []
+            for number in range(int(rounds)):
+                one, other = (grown, short) if number % 2 else (short, grown)
+                costs = {one: one.round(), other: other.round()}
+                pairs.append((costs[grown], costs[short]))
+            found.append({"queued": level, "fill_per_s": filled / fill_s, "pairs": pairs})
+    finally:
+        grown.close()
+        short.close()
+        process.kill()
+        process.wait()
     return found
 
 
