@@ -94,7 +94,7 @@ class TaskStore:
 
     def _bounded(self, where: str, values: tuple[Any, ...], room: int) -> tuple[list[Task], bool]:
         """Tasks until their texts are `room` bytes together, at least one; and whether there were more."""
-        offsets = self._offsets
+        offset_us, deadline_us = self._offsets.get, self._deadline_us
         tasks: list[Task] = []
         self.durable.catch_up()
         try:
@@ -102,9 +102,11 @@ class TaskStore:
                 if room < 0:
                     return tasks, True
                 context, reasoning, error, result = row[_TEXTS]
-                room -= len(context) + len(reasoning or "") + len(error or "") + len(result or "")
+                room -= len(context)
+                if reasoning or error or result:
+                    room -= len(reasoning or "") + len(error or "") + len(result or "")
                 wall_us, boot, boottime_us = row[_DEADLINE]
-                tasks.append(Task(row, self._deadline_us(boot, boottime_us, wall_us, offsets.get(boot, 0))))
+                tasks.append(Task(row, deadline_us(boot, boottime_us, wall_us, offset_us(boot, 0))))
         except sqlite3.Error as error:
             raise translate(error, self.db.path) from error
         return tasks, False
