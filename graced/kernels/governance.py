@@ -282,7 +282,7 @@ class GovernanceKernel(Kernel):
             data["approval"] = spent.id
         signed, problem = await self._record(plan, data, warrant, lambda: self._standing.keep(plan.unit))
         if problem:
-            self._standing.put(self._standing.history(plan.unit).replace(open_task=""))
+            self._standing.give_back(plan.unit)
             if spent is not None:
                 self.approvals.give_back(spent)
             decision = Decision(HOLD, "ledger", f"the ledger does not answer: {problem}", LEDGER_RETRY_SECONDS)

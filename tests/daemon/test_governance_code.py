@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -127,14 +128,14 @@ class Host:
     def decide(self, **changes):
         return self.call("governance", "Decide", plan={**self.plan(), **changes})
 
-    def plan(self):
-        profile = parse("profile", "nginx", (self.share / "profiles/nginx.toml").read_bytes(), "")
+    def plan(self, name="nginx"):
+        profile = parse("profile", name, (self.share / f"profiles/{name}.toml").read_bytes(), "")
         playbook = parse("playbook", "restart-unit", (self.share / "playbooks/restart-unit.toml").read_bytes(), "")
         return {
             "task_id": "task_1",
             "intent_id": "intent_1",
-            "unit": "nginx.service",
-            "profile": "nginx",
+            "unit": f"{name}.service",
+            "profile": name,
             "profile_digest": profile.digest,
             "playbook": "restart-unit",
             "playbook_digest": playbook.digest,
@@ -204,6 +205,27 @@ def test_without_the_ledger_nothing_is_allowed(host):
     assert "warrant" not in reply and "signature" not in reply
     host.supervisor.up = True
     assert host.decide()["effect"] == "allow"
+
+
+def test_on_a_full_disk_nothing_is_allowed_and_nothing_stays_open(host):
+    (host.etc / "watch.d" / "redis.toml").write_text(WATCH.replace("nginx", "redis-server"))
+    (host.etc / "policy.d").mkdir()
+    (host.etc / "policy.d" / "90-one.toml").write_text("[limits]\nunits_at_once = 1\n")
+    host.start("governance")
+    assert host.decide(task_id="task_0")["effect"] == "allow"
+    host.call("governance", "Outcome", task_id="task_0", unit="nginx.service", playbook="restart-unit", outcome="held")
+    pid = host.processes["governance"].pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    with pytest.raises(VarlinkError, match=r"disk|full|large"):
+        host.decide()
+    # Nothing of nginx is under repair, so the one unit that may be is another one.
+    assert host.call("governance", "Explain", plan=host.plan("redis-server"))["effect"] == "allow"
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert host.decide()["effect"] == "allow"
+    host.kill("governance")
+    host.start("governance")
+    unit = host.call("governance", "State")["units"][0]
+    assert unit["heals_last_hour"] >= 2, "what was allowed is on disk"
 
 
 def test_a_pause_holds_everything_survives_sigkill_and_ends(host):
