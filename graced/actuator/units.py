@@ -12,6 +12,7 @@ from graced.host.dbus import DBusError, SystemBus
 from graced.host.systemd import (
     MANAGER_PATH,
     PROPERTIES_INTERFACE,
+    READ,
     SYSTEMD,
     Manager,
     bus_path_for_unit,
@@ -157,6 +158,8 @@ def _future(begin: Callable[[Callable[[Any, HostError | None], None]], None]) ->
 
 def _state(unit: str, found: dict[str, tuple[str, Any]]) -> UnitState:
     def value(name: str, default: Any) -> Any:
+        # What is not read from the bus would look like "systemd does not say".
+        assert name in READ, name
         return found[name][1] if name in found else default
 
     def flag(name: str) -> bool:
