@@ -16,6 +16,10 @@ fcntl.lockf(lock, fcntl.LOCK_EX)
 signal.pause()
 """
 
+# systemd 252 escapes a semicolon when it writes a transient unit down, and does not know that escape when a
+# daemon-reload reads the file of a trial that runs; what runs is not touched by it. 257 writes it otherwise.
+OWN_ESCAPES = r"/run/systemd/transient/graced-trial-\w+\.service:\d+: Ignoring unknown escape sequences: "
+
 
 def both(machine: Container) -> tuple[Adopted, Adopted]:
     """nginx to be left alone, redis to see that graced is awake."""
@@ -104,6 +108,7 @@ def test_a_pause_and_a_package_manager_hold_every_heal(machine: Container) -> No
 
 def test_a_busy_admin_sees_no_remediation(machine: Container) -> None:
     nginx, redis = both(machine)
+    machine.allow(OWN_ESCAPES)
     machine.unit(
         [
             "/bin/sh",
