@@ -33,6 +33,7 @@ HOLD = 256
 BATCH = 512
 FILL = 50_000
 CALL, IN_FLIGHT = 100, 8
+# Four times what a turn waits for SQLite's commit, which nobody outside is told of.
 SETTLED_SECONDS = 0.2
 # What the queue has just taken in when it is killed: its log has to be read again.
 BEFORE_KILL = 5000
@@ -167,6 +168,7 @@ def growth(path: str, pid: str, twin: str, rounds: str, *levels: str) -> list[di
                 fill_s += grown.fill(count)
                 short.worker.heartbeat()
                 there += count
+            # SQLite's log is copied beside the loop after the fill, and nobody outside is told when.
             time.sleep(1)
             pairs = []
             for number in range(int(rounds)):

@@ -76,5 +76,6 @@ def _send(ready: Callable[[], None], client: socket.socket, count: int, per_seco
     began = time.monotonic() + 0.02
     for number in range(count):
         while (left := began + number / per_second - time.monotonic()) > 0:
+            # the pace is what is asked for
             time.sleep(left)
         client.send(b"%d" % time.monotonic_ns())

@@ -152,11 +152,11 @@ def test_changed_properties_have_the_same_form_as_shown_ones():
 class Bus:
     """Records calls and matches; the test plays systemd."""
 
-    def read_only(self, names):
-        assert set(systemd.PROPERTIES) <= names
-
     def __init__(self):
         self.calls, self.matches = [], []
+
+    def read_only(self, names):
+        assert set(systemd.PROPERTIES) <= names
 
     def call(self, destination, path, interface, member, signature="", body=(), callback=None, timeout=5.0):
         self.calls.append((member, body, callback))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,9 +37,9 @@ def simple() -> st.SearchStrategy[tuple[str, object]]:
 
 
 def together(parts: st.SearchStrategy[tuple[str, object]]) -> st.SearchStrategy[tuple[str, object]]:
-    def array(part: tuple[str, object], count: int) -> tuple[str, object]:
+    def array(part: tuple[str, Any], count: int) -> tuple[str, object]:
         kind, value = part
-        return (f"a{kind}", bytes([value] * count) if kind == "y" else [value] * count)  # type: ignore[list-item]
+        return (f"a{kind}", bytes([value] * count) if kind == "y" else [value] * count)
 
     return st.one_of(
         st.builds(array, parts, st.integers(0, 3)),
