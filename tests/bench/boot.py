@@ -20,7 +20,7 @@ SHORT_WATCHDOG_SECONDS = 1
 
 def target_start(bench: Bench) -> list[Figure]:
     """The boot goal: maximum of 20 cold starts."""
-    with bench.machine() as machine:
+    with bench.bare() as machine:
         starts = inside(machine, "units", "start", str(bench.times(20, 3)), timeout=300)
     values = [max(one["ready_ms"].values()) for one in starts]
     p50 = percentile(values, 0.5)
@@ -68,7 +68,7 @@ def _where(starts: list[dict[str, Any]]) -> str:
 
 def kill(bench: Bench) -> list[Figure]:
     """SIGKILL of every daemon, one at a time."""
-    with bench.machine() as machine:
+    with bench.bare() as machine:
         machine.systemctl("start", "graced.target").ok()
         measured = inside(machine, "units", "again", "kill", str(bench.times(13, 2)), timeout=600)
     return [_back("kill_to_ready", measured, KILL_MS, "p99 <= 200")]
@@ -77,7 +77,7 @@ def kill(bench: Bench) -> list[Figure]:
 def hang(bench: Bench) -> list[Figure]:
     """SIGSTOP and a frozen cgroup, with the shipped watchdog and with a short one."""
     figures = []
-    with bench.machine() as machine:
+    with bench.bare() as machine:
         for seconds in (SHIPPED_WATCHDOG_SECONDS, SHORT_WATCHDOG_SECONDS):
             _watchdog(machine, seconds)
             limit = seconds * 1000 + HANG_MS

@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "units"
 DAEMONS = ("supervisor", "infrastructure", "governance", "memory", "librarian", "verification", "healing", "code")
+# Those that look at the host have its root; the others have one of their own.
+LOOKERS = ("infrastructure", "verification")
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,8 @@ def test_catalog_explains_every_message_id() -> None:
 def test_daemons_differ_only_where_they_are_meant_to() -> None:
     own = re.compile(
         r"^#|^(Description|Requires|ExecStart|User|StateDirectory|LoadCredential|Wants|After|SupplementaryGroups|"
-        r"ReadWritePaths|LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|"
-        r"ProtectKernelLogs)="
+        r"LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|ProtectKernelLogs|"
+        r"ProtectHome|TemporaryFileSystem|RootDirectory|RootDirectoryStartOnly|MountAPIVFS|BindPaths|BindReadOnlyPaths)="
     )
     common = {
         name: [line for line in (UNITS / f"graced-{name}.service").read_text().splitlines() if not own.match(line)]
@@ -76,6 +78,39 @@ def test_daemons_differ_only_where_they_are_meant_to() -> None:
     }
     for name in DAEMONS:
         assert common[name] == common["memory"], name
+
+
+def test_only_who_looks_at_the_host_has_its_root() -> None:
+    def paths(name: str) -> list[str]:
+        text = (UNITS / f"graced-{name}.service").read_text()
+        return re.findall(r"^(?:RootDirectory|Bind\w*Paths|ProtectHome|TemporaryFileSystem)=.*", text, re.MULTILINE)
+
+    more = {
+        "supervisor": ["BindReadOnlyPaths=/var/log -/run/log", "BindPaths=-/var/lib/graced/anchor"],
+        "librarian": ["BindPaths=/var/lib/graced/inbox"],
+    }
+    for name in DAEMONS:
+        wanted = (
+            ["ProtectHome=tmpfs", "TemporaryFileSystem=/home:ro /root:ro /run/user:ro"]
+            if name in LOOKERS
+            else [
+                *more.get(name, []),
+                "ProtectHome=yes",
+                "RootDirectory=/usr/lib/graced/root",
+                "BindReadOnlyPaths=/usr:/usr:norbind /etc /var/lib/graced",
+                "BindPaths=/run/graced /run/systemd/journal",
+            ]
+        )
+        assert paths(name) == wanted, name
+
+
+def test_the_root_of_the_daemons_has_only_places_to_mount_on(tree: Path) -> None:
+    root = tree / "usr/lib/graced/root"
+    found = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    top = ["bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr"]
+    assert found == [*top, "var", "var/lib", "var/lib/graced", "var/log", "var/tmp"]
+    links = {path.name: str(path.readlink()) for path in root.iterdir() if path.is_symlink()}
+    assert links == {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
 
 
 def test_versions_agree() -> None:

@@ -14,6 +14,7 @@ DAEMONS = ("supervisor", "infrastructure", "governance", "memory", "librarian", 
 SIGNERS = ("supervisor", "governance", "verification")
 PROBERS = ("infrastructure", "verification")
 SOCKETS = {name: f"/run/graced/io.graced.{name.capitalize()}" for name in (*DAEMONS, "actuator")}
+OWN_ROOT = {"bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"}
 EXPOSURE = {
     **dict.fromkeys(DAEMONS, 1.0),
     **dict.fromkeys((*PROBERS, "exporter"), 1.5),
@@ -40,7 +41,6 @@ EVERY_DAEMON = {
     "PrivateDevices": "yes",
     "DevicePolicy": "closed",
     "ProtectSystem": "strict",
-    "ProtectHome": "tmpfs",
     "ProtectClock": "yes",
     "ProtectHostname": "yes",
     "ProtectKernelModules": "yes",
@@ -63,6 +63,8 @@ def expected(name: str) -> dict[str, str]:
             "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
             "PrivateNetwork": "no",
             "ProcSubset": "all",
+            "ProtectHome": "tmpfs",
+            "RootDirectory": "",
             "SupplementaryGroups": "systemd-journal",
         }
     else:
@@ -70,6 +72,8 @@ def expected(name: str) -> dict[str, str]:
             "RestrictAddressFamilies": "AF_UNIX",
             "PrivateNetwork": "yes",
             "ProcSubset": "pid",
+            "ProtectHome": "yes",
+            "RootDirectory": "/usr/lib/graced/root",
             "SupplementaryGroups": "systemd-journal" if name == "supervisor" else "",
         }
     return table
@@ -134,6 +138,29 @@ def test_sockets_are_root_owned_where_only_root_writes(machine: Container) -> No
         assert refused.returncode != 0, name
 
 
+def test_who_does_not_look_at_the_host_does_not_see_it(machine: Container) -> None:
+    machine.write("/srv/secret", "x")
+    machine.write("/etc/graced/watch.d/README", "x")
+    before = machine.run(["find", "/usr/lib/graced/root"]).ok().stdout
+    for name in DAEMONS:
+        pid = machine.show(unit_of(name), "MainPID")["MainPID"]
+        listed = set(machine.run(["ls", "-A", f"/proc/{pid}/root"]).ok().stdout.split())
+        assert ("srv" in listed) == (name in PROBERS), name
+        if name in PROBERS:
+            continue
+        assert listed == OWN_ROOT, name
+        assert machine.run(["ls", "-A", f"/proc/{pid}/root/root"]).ok().stdout == "", name
+        under = set(machine.run(["ls", "-A", f"/proc/{pid}/root/var/lib"]).ok().stdout.split())
+        assert under == {"graced"}, name
+        # What is written to the host after the start is seen: these are the host's directories, no copies.
+        assert machine.run(["cat", f"/proc/{pid}/root/etc/graced/watch.d/README"]).ok().stdout == "x", name
+        for line in machine.run(["cat", f"/proc/{pid}/mountinfo"]).ok().stdout.splitlines():
+            where, options = line.split()[4:6]
+            if where in {"/", "/usr", "/etc", "/var/lib/graced"}:
+                assert options.split(",")[0] == "ro", (name, line)
+    assert machine.run(["find", "/usr/lib/graced/root"]).ok().stdout == before
+
+
 def test_state_is_private_to_its_daemon(machine: Container) -> None:
     for name in DAEMONS:
         line = machine.run(["stat", "-c", "%U %a", f"/var/lib/graced/{name}"]).ok().stdout.strip()
@@ -152,7 +179,12 @@ def test_no_daemon_sees_a_home(machine: Container) -> None:
         machine.systemctl("start", unit_of(name)).ok()
         inside = ["nsenter", "--target", str(machine.pid(unit_of(name))), "--mount", "--"]
         for home in ("/home", "/root", "/run/user"):
-            assert machine.run([*inside, "ls", "-A", home]).ok().stdout == "", f"{name}: {home}"
+            listed = machine.run([*inside, "ls", "-A", home])
+            assert listed.stdout == "", f"{name}: {home}"
+            if name not in (*PROBERS, "exporter") and home != "/root":
+                assert "No such file" in listed.stderr, f"{name}: {home}"
+                continue
+            listed.ok()
             assert "Read-only" in machine.run([*inside, "touch", f"{home}/x"]).stderr, f"{name}: {home}"
 
 
