@@ -80,6 +80,27 @@ def test_daemons_differ_only_where_they_are_meant_to() -> None:
         assert common[name] == common["memory"], name
 
 
+def test_sockets_are_there_for_as_long_as_somebody_calls_them() -> None:
+    calls = {
+        "supervisor": {"infrastructure", "governance", "memory", "actuator"},
+        "infrastructure": {"supervisor"},
+        "governance": {"supervisor", "infrastructure", "actuator"},
+        "memory": {"supervisor"},
+        "librarian": {"supervisor", "memory"},
+        "verification": {"supervisor", "actuator"},
+        "healing": {"supervisor", "governance", "verification", "code", "actuator"},
+        "code": {"supervisor"},
+    }
+    for name, called in calls.items():
+        text = (UNITS / f"graced-{name}.service").read_text()
+        after = {one for line in re.findall(r"^After=(.*)", text, re.MULTILINE) for one in line.split()}
+        assert {one for one in after if one.endswith(".socket")} == {f"graced-{one}.socket" for one in (name, *called)}
+        # What its own file calls; the runtime's calls are in the table only.
+        source = (ROOT / f"graced/kernels/{name}.py") if name != "supervisor" else ROOT / "graced/supervisor/main.py"
+        named = {one.lower() for one in re.findall(r'"io\.graced\.(\w+)\.\w+"', source.read_text())}
+        assert named - {"bus", "htm", "ledger"} <= called | {name}, name
+
+
 def test_only_who_looks_at_the_host_has_its_root() -> None:
     def paths(name: str) -> list[str]:
         text = (UNITS / f"graced-{name}.service").read_text()
