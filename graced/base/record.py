@@ -30,6 +30,8 @@ class Record:
     _fields: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, Any]] = {}
     _types: ClassVar[dict[str, str]] = {}
+    _needed: ClassVar[int] = 0
+    """How many values by position are enough: all of them where a field without a default follows one with."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -44,20 +46,24 @@ class Record:
         cls._types = types
         cls._fields = tuple(types)
         cls._defaults = defaults
+        without = len(types) - len(defaults)
+        cls._needed = without if defaults.keys().isdisjoint(cls._fields[:without]) else len(types)
 
     if not TYPE_CHECKING:
 
         def __init__(self, *args, **kwargs) -> None:
             fields = self._fields
+            if not kwargs and self._needed <= len(args) <= len(fields):
+                if len(args) < len(fields):
+                    self.__dict__.update(self._defaults)
+                self.__dict__.update(zip(fields, args, strict=False))
+                return
             if len(args) > len(fields):
                 raise TypeError(f"{type(self).__name__} takes {len(fields)} values, not {len(args)}")
             values = {**self._defaults, **dict(zip(fields, args, strict=False)), **kwargs}
-            if len(values) != len(fields) or any(name in kwargs for name in fields[: len(args)]):
+            if values.keys() != self._types.keys() or any(name in kwargs for name in fields[: len(args)]):
                 wrong = sorted(set(values) ^ set(fields)) or sorted(set(kwargs) & set(fields[: len(args)]))
                 raise TypeError(f"{type(self).__name__}: missing, unknown or doubled: {', '.join(wrong)}")
-            for name in values:
-                if name not in self._types:
-                    raise TypeError(f"{type(self).__name__} has no field {name}")
             self.__dict__.update(values)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -126,6 +126,8 @@ def _breaker(history: UnitHistory, limits: Limits, now_us: int) -> Refusal | Non
 
 
 def _rate(history: UnitHistory, playbook: str, own: int, limits: Limits, now_us: int) -> Refusal | None:
+    if len(history.acts) < min(limits.per_unit_per_hour, own or limits.per_unit_per_hour):
+        return None
     recent = [(at_us, name) for at_us, name in history.acts if at_us > now_us - HOUR_US]
     mine = [at_us for at_us, name in recent if name == playbook]
     for times, most, what in (
@@ -166,7 +168,9 @@ def _group(history: UnitHistory, others: Sequence[UnitHistory], bound: Bound, no
 
 def _host_rate(history: UnitHistory, others: Sequence[UnitHistory], limits: Limits, now_us: int) -> Refusal | None:
     everyone = [history, *others]
-    times = sorted(at_us for one in everyone for at_us, _name in one.acts if at_us > now_us - HOUR_US)
+    times: list[int] = []
+    if sum([len(one.acts) for one in everyone]) >= limits.per_host_per_hour:
+        times = sorted(at_us for one in everyone for at_us, _name in one.acts if at_us > now_us - HOUR_US)
     if len(times) >= limits.per_host_per_hour:
         wait_us = times[len(times) - limits.per_host_per_hour] + HOUR_US - now_us
         return Refusal(

@@ -29,6 +29,26 @@ def test_wrong_construction(args, kwargs):
         Point(*args, **kwargs)
 
 
+def test_by_position_and_by_name_make_the_same():
+    values = {"x": 1, "y": 2.0, "tags": ("a",), "note": "n"}
+    for count in range(1, 5):
+        given = dict(list(values.items())[:count])
+        assert Point(*given.values()) == Point(**given)
+    with pytest.raises(TypeError):
+        Point(1, 2.0, ("a",), "n", 5)
+
+
+def test_a_field_without_a_default_after_one_with():
+    class Odd(Point):
+        must: int
+
+    assert Odd(1, must=7).note is None
+    assert Odd(1, 0.5, (), None, 7) == Odd(1, must=7)
+    for args in ((), (1,), (1, 0.5, (), None)):
+        with pytest.raises(TypeError, match="must"):
+            Odd(*args)
+
+
 def test_frozen_equal_hashable():
     point = Point(1)
     with pytest.raises(AttributeError):
