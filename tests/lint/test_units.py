@@ -80,6 +80,16 @@ def test_daemons_differ_only_where_they_are_meant_to() -> None:
         assert common[name] == common["memory"], name
 
 
+def test_the_calls_that_are_refused_are_the_same_wherever_they_are_written() -> None:
+    refused = {
+        unit.name: tuple(re.findall(r"^SystemCallFilter=~.*", unit.read_text(), re.MULTILINE))
+        for unit in UNITS.glob("*.service")
+        if "@privileged" in unit.read_text()
+    }
+    assert refused.keys() >= {*(f"graced-{name}.service" for name in DAEMONS), "graced-exporter.service"}
+    assert len(set(refused.values())) == 1
+
+
 def test_sockets_are_there_for_as_long_as_somebody_calls_them() -> None:
     calls = {
         "supervisor": {"infrastructure", "governance", "memory", "actuator"},

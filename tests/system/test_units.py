@@ -54,6 +54,10 @@ EVERY_DAEMON = {
     "OOMScoreAdjust": "-500",
 }
 
+# Of each family that no daemon may call, one or two; io_uring and userfaultfd above all.
+REFUSED_CALLS = {"io_uring_setup", "userfaultfd", "keyctl", "mlock", "setresgid", "shmget", "mq_open", "timer_create"}
+REFUSED_CALLS |= {"process_vm_readv", "mount", "ptrace", "setuid", "setrlimit"}
+
 
 def expected(name: str) -> dict[str, str]:
     """What `systemctl show` must say about a daemon's service."""
@@ -114,6 +118,9 @@ def test_properties_are_the_contract(machine: Container) -> None:
     for name in DAEMONS:
         table = expected(name)
         assert seen(machine, unit_of(name), table) == table, name
+        calls = set(machine.show(unit_of(name), "SystemCallFilter")["SystemCallFilter"].split())
+        assert {"read", "sendmsg", "fdatasync"} <= calls, name
+        assert not calls & REFUSED_CALLS, name
         # "systemctl show" calls credentials unprintable.
         text = machine.systemctl("cat", unit_of(name)).ok().stdout
         credentials = [line for line in text.splitlines() if line.startswith("LoadCredential=")]
