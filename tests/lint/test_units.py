@@ -69,8 +69,9 @@ def test_catalog_explains_every_message_id() -> None:
 def test_daemons_differ_only_where_they_are_meant_to() -> None:
     own = re.compile(
         r"^#|^(Description|Requires|ExecStart|User|StateDirectory|LoadCredential|Wants|After|SupplementaryGroups|"
-        r"LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|ProtectKernelLogs|"
-        r"ProtectHome|TemporaryFileSystem|RootDirectory|RootDirectoryStartOnly|MountAPIVFS|BindPaths|BindReadOnlyPaths)="
+        r"LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|PrivateDevices|"
+        r"ProtectControlGroups|ProtectHostname|ProtectKernelLogs|ProtectHome|TemporaryFileSystem|RootDirectory|"
+        r"RootDirectoryStartOnly|MountAPIVFS|BindPaths|BindReadOnlyPaths)="
     )
     common = {
         name: [line for line in (UNITS / f"graced-{name}.service").read_text().splitlines() if not own.match(line)]
