@@ -164,9 +164,11 @@ install:
 	install -d $(DESTDIR)$(LIBEXEC) $(DESTDIR)/usr/bin $(DESTDIR)$(UNITDIR)
 	install -d $(DESTDIR)/etc/graced/profiles $(DESTDIR)/etc/graced/playbooks $(DESTDIR)/etc/graced/policy.d \
 	    $(DESTDIR)/etc/graced/watch.d
-	# Where the daemons' own root is put together (RootDirectory=): places to mount on, never anything in them.
-	install -d $(foreach d,dev etc proc root run sys tmp usr var/lib/graced var/log var/tmp,$(DESTDIR)$(LIBEXEC)/root/$d)
+	# Where the daemons' own root is put together (RootDirectory=): places to mount on, never anything in them. The home
+	# of root leads nowhere: systemd would make a directory in its place, and then mount over it.
+	install -d $(foreach d,dev etc proc run sys tmp usr var/lib/graced var/log var/tmp,$(DESTDIR)$(LIBEXEC)/root/$d)
 	for d in bin lib lib64 sbin; do ln -sfn usr/$$d $(DESTDIR)$(LIBEXEC)/root/$$d; done
+	ln -sfn nowhere $(DESTDIR)$(LIBEXEC)/root/root
 	cd graced && find . -name '*.py' -exec install -D -m 644 '{}' '$(DESTDIR)/usr/lib/python3/dist-packages/graced/{}' \;
 	cd chaos && find . '(' -name '*.py' -o -name '*.json' ')' -exec install -D -m 644 '{}' '$(DESTDIR)$(SHARE)/chaos/{}' \;
 	cd graced/share && find . -type f -exec install -D -m 644 '{}' '$(DESTDIR)$(SHARE)/{}' \;

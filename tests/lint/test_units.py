@@ -130,7 +130,7 @@ def test_only_who_looks_at_the_host_has_its_root() -> None:
                 "ProtectHome=yes",
                 "RootDirectory=/usr/lib/graced/root",
                 "BindReadOnlyPaths=/usr:/usr:norbind /etc /var/lib/graced",
-                "BindPaths=/run/graced /run/systemd/journal",
+                "BindPaths=/run/graced /run/systemd/journal /usr/lib/graced/root/sys:/sys",
             ]
         )
         assert paths(name) == wanted, name
@@ -142,7 +142,7 @@ def test_the_root_of_the_daemons_has_only_places_to_mount_on(tree: Path) -> None
     top = ["bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr"]
     assert found == [*top, "var", "var/lib", "var/lib/graced", "var/log", "var/tmp"]
     links = {path.name: str(path.readlink()) for path in root.iterdir() if path.is_symlink()}
-    assert links == {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}
+    assert links == {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")} | {"root": "nowhere"}
 
 
 def test_versions_agree() -> None:

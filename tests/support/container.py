@@ -65,13 +65,15 @@ class Done:
 class Container:
     """One container; use it as a context manager. `binds` maps host directories (a real disk) to paths inside.
 
-    `calm` hides from Infrastructure how busy the machine is that runs all the tests.
+    `calm` hides from Infrastructure how busy the machine is that runs all the tests. With `volatile` off the machine
+    writes into `image` itself: give it a copy.
     """
 
     image: Path
     binds: dict[Path, str] = field(default_factory=dict)
     calm: bool = True
     network: bool = False
+    volatile: bool = True
     name: str = field(default_factory=lambda: f"graced-{uuid.uuid4().hex[:12]}")
 
     def __post_init__(self) -> None:
@@ -111,7 +113,8 @@ class Container:
         notify = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
         notify.bind(str(work / "notify"))
         command = ["systemd-nspawn", "--quiet", f"--directory={self.image}", f"--machine={self.name}"]
-        command += ["--volatile=overlay", "--register=no", "--keep-unit", "--notify-ready=yes", "--boot"]
+        command += ["--register=no", "--keep-unit", "--notify-ready=yes", "--boot"]
+        command += ["--volatile=overlay"] if self.volatile else []
         command += [] if self.network else ["--private-network"]
         command += [f"--bind={host}:{inside}" for host, inside in self.binds.items()]
         command += [f"--bind-ro={host}:{inside}" for host, inside in (_calm(work) if self.calm else {}).items()]
