@@ -308,9 +308,7 @@ class InfrastructureKernel(Kernel):
         self._cleared[unit, kind] = self.clock.monotonic_us() + CLEARED_FOR_US
 
     def _announce(self, finding: Finding, *, repeat: bool = False) -> None:
-        data = finding.anomaly(iso(self.clock.wall_us()), self._sample)
-        if repeat:
-            data["repeat"] = True
+        data = finding.anomaly(iso(self.clock.wall_us()), self._sample) | ({"repeat": True} if repeat else {})
         self.publish(ANOMALY, data, subject=finding.unit)
         self.count("graced_anomalies_total", finding=finding.kind)
 
@@ -322,7 +320,7 @@ class InfrastructureKernel(Kernel):
         try:
             answer = await inventory.stopped_by_job(self.loop, tracker.unit, tracker.state.inactive_exit_us)
         except HostError as error:
-            self.log(WARNING, f"{tracker.unit}: the journal cannot be asked who stopped it: {error}")
+            self._complain(f"{tracker.unit}: the journal cannot be asked who stopped it: {error}")
         if tracker.state.state_change_us == stamp_us and tracker.needs_journal:
             tracker.journal_says(answer)
             self._judge(tracker)
@@ -391,7 +389,11 @@ class InfrastructureKernel(Kernel):
         try:
             await self._resets.ask(self.loop, OWN_UNITS, self.clock.monotonic_us())
         except HostError as error:
-            self.log(WARNING, f"watchdog resets of this boot stay unknown: {error}")
+            self._complain(f"watchdog resets of this boot stay unknown: {error}")
+
+    def _complain(self, text: str) -> None:
+        # A stop ends the program that was asked, too; whether it is one shows a moment later.
+        self.loop.call_later(0.1, lambda: None if self.stopping else self.log(WARNING, text))
 
 
 main = kernel_main(InfrastructureKernel)

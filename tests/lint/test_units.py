@@ -139,8 +139,11 @@ def test_only_who_looks_at_the_host_has_its_root() -> None:
 def test_the_root_of_the_daemons_has_only_places_to_mount_on(tree: Path) -> None:
     root = tree / "usr/lib/graced/root"
     found = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
-    top = ["bin", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "tmp", "usr"]
+    run = ["run", *(f"run/{one}" for one in ("credentials", "graced", "log", "systemd"))]
+    run += [f"run/systemd/{one}" for one in ("incoming", "journal", "notify")]
+    top = ["bin", "dev", "etc", "lib", "lib64", "proc", "root", *run, "sbin", "sys", "tmp", "usr"]
     assert found == [*top, "var", "var/lib", "var/lib/graced", "var/log", "var/tmp"]
+    assert {path.name: path.stat().st_size for path in root.rglob("*") if path.is_file()} == {"notify": 0}
     links = {path.name: str(path.readlink()) for path in root.iterdir() if path.is_symlink()}
     assert links == {name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")} | {"root": "nowhere"}
 
