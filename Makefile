@@ -168,7 +168,6 @@ install:
 	# of root leads nowhere: systemd would make a directory in its place, and then mount over it.
 	install -d $(foreach d,dev etc proc sys tmp usr var/lib/graced var/log var/tmp,$(DESTDIR)$(LIBEXEC)/root/$d)
 	install -d $(foreach d,credentials graced log systemd/incoming systemd/journal,$(DESTDIR)$(LIBEXEC)/root/run/$d)
-	install -m 644 /dev/null $(DESTDIR)$(LIBEXEC)/root/run/systemd/notify
 	for d in bin lib lib64 sbin; do ln -sfn usr/$$d $(DESTDIR)$(LIBEXEC)/root/$$d; done
 	ln -sfn nowhere $(DESTDIR)$(LIBEXEC)/root/root
 	cd graced && find . -name '*.py' -exec install -D -m 644 '{}' '$(DESTDIR)/usr/lib/python3/dist-packages/graced/{}' \;
