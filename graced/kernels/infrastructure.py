@@ -44,6 +44,7 @@ OWN_UNITS = [f"graced-{name}.service" for name in KERNELS]
 # The bus library costs 15 ms of CPU: not while seven other daemons want to become READY.
 BUS_AFTER_S = 0.2
 LOG_AFTER_S = 0.05
+SHOWS_S = 0.1
 CLEARED_FOR_US = 60_000_000
 OPTIONS = (
     Option("infrastructure", "telemetry_seconds", "duration_s", 10.0, "Pause between two telemetry events", low=1),
@@ -236,9 +237,8 @@ class InfrastructureKernel(Kernel):
             self._leaving = False
 
     def bus_changed(self, problem: str) -> None:
-        # A stop ends its systemctl, too, and a host on its way down ends the bus first.
-        if problem and problem != self.bus_problem and not (self.stopping or self._leaving):
-            self.log(WARNING, f"units cannot be followed: {problem}")
+        if problem and problem != self.bus_problem:
+            self._complain(f"units cannot be followed: {problem}")
         if problem and not self.bus_problem:
             for tracker in self.trackers.values():
                 tracker.missed()
@@ -392,8 +392,8 @@ class InfrastructureKernel(Kernel):
             self._complain(f"watchdog resets of this boot stay unknown: {error}")
 
     def _complain(self, text: str) -> None:
-        # A stop ends the program that was asked, too; whether it is one shows a moment later.
-        self.loop.call_later(0.1, lambda: None if self.stopping else self.log(WARNING, text))
+        # A stop ends the program that was asked, too, and a host on its way down the bus: that shows a moment later.
+        self.loop.call_later(SHOWS_S, lambda: None if self.stopping or self._leaving else self.log(WARNING, text))
 
 
 main = kernel_main(InfrastructureKernel)
