@@ -179,6 +179,20 @@ def test_who_does_not_look_at_the_host_does_not_see_it(machine: Container) -> No
     assert made not in shipped
 
 
+def test_a_host_with_a_read_only_usr_starts_everything(machine: Container) -> None:
+    machine.systemctl("stop", "graced.target").ok()
+    # As the package leaves it, whatever an earlier start has made.
+    script = "rm /usr/lib/graced/root/run/systemd/notify; /var/lib/dpkg/info/graced.postinst configure 0.1.0"
+    machine.unit(["/bin/sh", "-ec", f"{script}; systemctl stop graced.target"]).ok()
+    for name in DAEMONS:
+        machine.wait_state(unit_of(name), "inactive")
+        machine.wait_state(f"graced-{name}.socket", "inactive")
+    machine.unit(["/bin/sh", "-ec", "mount --bind /usr /usr; mount -o remount,bind,ro /usr"]).ok()
+    assert machine.run(["touch", "/usr/x"]).returncode != 0
+    machine.systemctl("start", "graced.target").ok()
+    assert all_active(machine)
+
+
 def test_state_is_private_to_its_daemon(machine: Container) -> None:
     for name in DAEMONS:
         line = machine.run(["stat", "-c", "%U %a", f"/var/lib/graced/{name}"]).ok().stdout.strip()
