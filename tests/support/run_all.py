@@ -54,19 +54,17 @@ def summary(report: Path, code: int) -> int:
         print("0 passed, 1 failed (pytest did not finish)")
         return code or 1
     suites = list(ET.parse(report).getroot().iter("testsuite"))
-    total, bad, skipped = (
-        sum(int(suite.get(key, "0")) for suite in suites for key in keys)
-        for keys in (["tests"], ["failures", "errors"], ["skipped"])
-    )
-    bad += skipped
+    total, skipped = (sum(int(suite.get(key, "0")) for suite in suites) for key in ("tests", "skipped"))
+    bad = set()  # a test whose teardown fails, too, is told twice
     for suite in suites:
         for case in suite.iter("testcase"):
             for ended in (*case.iter("failure"), *case.iter("error"), *case.iter("skipped")):
+                bad.add((case.get("classname"), case.get("name")))
                 text = (ended.get("message") or "").strip()
                 print(f"{case.get('classname')}::{case.get('name')}: {text[:MOST_CHARS]}")
                 if len(text) > MOST_CHARS:
                     print(f"    [...] {text[-MOST_CHARS:]}")
-    print(f"{total - bad} passed, {bad} failed" + (f" ({skipped} of them skipped)" if skipped else ""))
+    print(f"{total - len(bad)} passed, {len(bad)} failed" + (f" ({skipped} of them skipped)" if skipped else ""))
     return 1 if bad or code else 0
 
 

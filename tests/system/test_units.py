@@ -140,6 +140,12 @@ def test_properties_are_the_contract(machine: Container) -> None:
     }
 
 
+def test_no_limit_of_starts_where_nothing_can_loop(machine: Container) -> None:
+    # A socket at its limit keeps its daemon down without a failed unit that the rescue would see.
+    for unit in (*(f"graced-{name}.socket" for name in SOCKETS), "graced-exporter.socket", "graced-rescue.timer"):
+        assert machine.show(unit, "StartLimitIntervalUSec") == {"StartLimitIntervalUSec": "0"}, unit
+
+
 def test_sockets_are_root_owned_where_only_root_writes(machine: Container) -> None:
     assert machine.run(["stat", "-c", "%U:%G %a", "/run/graced"]).ok().stdout.strip() == "root:root 755"
     for name, path in SOCKETS.items():
@@ -262,6 +268,18 @@ def test_stop_start_and_restart_of_the_target(machine: Container) -> None:
 
     machine.systemctl("start", "graced.target").ok()
     assert all_active(machine)
+
+
+def test_a_start_right_after_a_stop_of_the_target_starts_everything(machine: Container) -> None:
+    # `stop` returns when the target is down; its daemons are still stopping then.
+    at_once = ["/bin/sh", "-ec", "systemctl stop graced.target; systemctl start graced.target"]
+    for _ in range(6):
+        machine.systemctl("reset-failed").ok()  # a start that waits for its stop counts several times
+        machine.unit(at_once).ok()
+        machine.wait_until("no job is left", lambda: machine.systemctl("list-jobs", "--no-legend").stdout == "")
+        sockets = [f"graced-{name}.socket" for name in (*DAEMONS, "actuator", "exporter")]
+        down = [u for u in (*map(unit_of, DAEMONS), *sockets) if machine.state(u) != "active"]
+        assert down == []
 
 
 @pytest.mark.parametrize("name", DAEMONS)
