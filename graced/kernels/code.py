@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graced.base.config import Config
     from graced.base.json import JsonDict
     from graced.host.inotify import Watcher
+    from graced.runtime.loop import Task
 
 KINDS = tuple(DIRECTORIES)
 SETTLE_SECONDS = 0.1
@@ -88,6 +89,9 @@ class CodeKernel(Kernel):
         self._complained: set[tuple[str, str]] = set()
         self._watcher: Watcher | None = None
         self._due = False
+        self._scan: Task | None = None
+        self._scans_asked = 0
+        self._scans_done = 0
 
     def setup(self) -> None:
         """Prove that the state directory can be written; the files are read soon after READY."""
@@ -148,7 +152,16 @@ class CodeKernel(Kernel):
             self._tell()
 
     async def rescan(self) -> None:
-        """Read everything again and say what was refused."""
+        """Read everything again and say what was refused: one scan at a time, and one that began after the call."""
+        self._scans_asked += 1
+        mine = self._scans_asked
+        while self._scans_done < mine:
+            if self._scan is None or self._scan.done():
+                self._scan = self.loop.spawn(self._scan_all())
+            await self._scan
+
+    async def _scan_all(self) -> None:
+        answers = self._scans_asked
         self.catalog.refresh()
         refused = []
         from graced.runtime import dropins
@@ -161,6 +174,7 @@ class CodeKernel(Kernel):
             if bad is not None:
                 refused.append(bad)
         self._refused_dropins = refused
+        self._scans_done = answers
         self._tell()
 
     def _tell(self) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,19 @@ def test_code_sees_a_change_by_itself_and_a_dropin_is_checked_by_systemd(host):
     assert "limits.conf:3" in line and "LimitNOFLIE" in line
     [refused] = host.call("code", "Refused")["files"]
     assert [one["line"] for one in refused["errors"]] == [3]
+
+
+def test_code_scans_one_at_a_time_and_a_caller_gets_one_that_saw_his_change(host):
+    host.start("code")
+    (host.etc / "dropins").mkdir()
+    for number in range(3):
+        (host.etc / "dropins" / f"good-{number}.conf").write_text("[Service]\nLimitNOFILE=1024\n")
+    (host.etc / "dropins" / "bad.conf").write_text("[Service]\nLimitNOFLIE=1\n")
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: host.call("code", "Rescan")["refused"], range(6)))
+    assert answers == [1] * 6
+    (host.etc / "dropins" / "bad.conf").unlink()
+    assert host.call("code", "Rescan")["refused"] == 0
 
 
 ASK = """

@@ -369,6 +369,17 @@ def test_rescue_leaves_masked_units_alone_and_says_nothing_when_idle(machine: Co
     assert machine.journal(_SYSTEMD_UNIT="graced-rescue.service") == []
 
 
+def test_code_asks_systemd_about_dropins_from_a_root_of_its_own(machine: Container) -> None:
+    machine.allow("limits.conf:2")
+    machine.write("/etc/graced/dropins/good.conf", "[Service]\nLimitNOFILE=1024\n")
+    machine.write("/etc/graced/dropins/limits.conf", "[Service]\nLimitNOFLIE=1\n")
+    refused = machine.wait_journal("limits.conf:2.*LimitNOFLIE", _SYSTEMD_UNIT=unit_of("code"))
+    ask = "from graced.varlink.client import Client; import json\n"
+    ask += f"print(json.dumps(Client('{SOCKETS['code']}', 10).call('io.graced.Code.Refused', {{}})))"
+    files = machine.run(["python3", "-c", ask]).ok().json()["files"]
+    assert [file["path"] for file in files] == ["/etc/graced/dropins/limits.conf"], refused
+
+
 def test_bad_configuration_is_not_retried_in_a_loop(machine: Container) -> None:
     unit = unit_of("code")
     machine.allow("Failed", "Main process exited", "refuses to start", "io.graced.Code")
