@@ -18,6 +18,7 @@ from graced.actuator.undo import BEGUN, DONE, FAILED, UndoRecord
 from graced.actuator.warrant import Refused
 from graced.base.errors import GracedError, HostError
 from graced.base.record import Record
+from graced.base.words import counted
 from graced.heal import damage
 from graced.heal.playbook import RESTORE_CONFIG
 from graced.heal.profile import VALIDATE_TRIAL_START
@@ -180,7 +181,7 @@ class Act:
             if after.valid is False:
                 raise StepFailed(f"the last known good config is refused too: {after.output}", code="lkg-invalid")
         self._restored = True
-        return f"{len(chosen)} files put back, {len(self.json['rejected'])} kept"
+        return f"{counted(len(chosen), 'file')} put back, {len(self.json['rejected'])} kept"
 
     def _put_back(self, chosen: list[Examined], before: Outcome) -> None:
         host, unit = self._host, self._warrant.unit

@@ -147,7 +147,10 @@ class Edits:
             if one.image is None or one.finding.state not in {damage.EDITED, damage.EXTRA}:
                 continue
             if (unit, one.path, hashlib.sha256(one.image.data).hexdigest()) in known:
-                raise Refused("same-edit-again", f"{one.path}: the edit that was rejected is back, somebody means it")
+                raise Refused(
+                    "same-edit-again",
+                    f"{one.path}: the edit that was rejected is back, somebody means it: correct it and start {unit}",
+                )
 
     def note(self, unit: str, changes: list[Change], now_us: int) -> None:
         """Remember what is replaced now."""

@@ -6,6 +6,7 @@ Pure. Unknown is never healthy: a kernel that nobody can vouch for makes the who
 from __future__ import annotations
 
 from graced.base.record import Record
+from graced.base.words import counted
 from graced.cli.units import UnitState
 from graced.model.daemons import KERNELS
 
@@ -183,4 +184,4 @@ def sentence(status: JsonDict) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"

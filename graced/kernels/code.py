@@ -12,6 +12,7 @@ from graced.base.errors import ConfigError, FormatError, HostError
 from graced.base.json import get_str
 from graced.base.log import INFO, NOTICE, WARNING
 from graced.base.messages import CODE_REFUSED
+from graced.base.words import counted
 from graced.runtime.catalog import DIRECTORIES, Catalog, LastGood, RefusedFile, parse, problems_of
 from graced.runtime.kernel import Kernel, kernel_main
 from graced.runtime.peer import READ
@@ -125,8 +126,8 @@ class CodeKernel(Kernel):
         bad = self.refused()
         if not bad:
             return f"Checked: {counts}"
-        first = bad[0].errors[0]
-        return f"Refused {len(bad)} files, first {bad[0].path}:{first['line']}: {first['message']}; running: {counts}"
+        first, files = bad[0].errors[0], counted(len(bad), "file")
+        return f"Refused {files}, first {bad[0].path}:{first['line']}: {first['message']}; running: {counts}"
 
     # Checking ----------------------------------------------------------------------------------------------
 

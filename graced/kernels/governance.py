@@ -203,10 +203,9 @@ class GovernanceKernel(Kernel):
             return f"Paused by uid {pause.by_uid}" + (f": {pause.reason}" if pause.reason else "")
         if self._policies.unusable:
             return f"Denying everything: {self._policies.unusable}"
-        shadow = "in shadow: nothing acts; " if self.shadow else ""
-        adopted = len(self._policies.adopted())
-        rules = len(self.rules.rules)
-        return f"{shadow}{rules} rules, {adopted} adopted units, {self._decisions} decisions since start"
+        shadow = "In shadow: nothing acts. " if self.shadow else ""
+        rules, adopted = len(self.rules.rules), len(self._policies.adopted())
+        return f"{shadow}Adopted units: {adopted}, rules: {rules}, decisions since start: {self._decisions}"
 
     @property
     def rules(self) -> RuleSet:

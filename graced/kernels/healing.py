@@ -20,6 +20,7 @@ from graced.base.json import (
 )
 from graced.base.log import NOTICE, WARNING
 from graced.base.messages import HEAL_HELD
+from graced.base.words import counted
 from graced.heal.attempt import Heal, plan, serves
 from graced.runtime.kernel import Kernel, kernel_main
 from graced.runtime.links import Stream
@@ -264,7 +265,9 @@ class HealingKernel(Kernel):
                 refused = last["reason"]
         acted = any(one["helped"] is not None for one in heal.tried)
         if acted:
-            return heal.result("failed", reason=f"tried {len(heal.tried)} playbooks, none helped: a human is needed")
+            return heal.result(
+                "failed", reason=f"tried {counted(len(heal.tried), 'playbook')}, none helped: a human is needed"
+            )
         return heal.result("refused", reason=refused or f"no playbook fits: {_join(rejected)}")
 
     async def _try(self, heal: Heal, candidate: Candidate) -> JsonDict | None:
@@ -287,7 +290,7 @@ class HealingKernel(Kernel):
         act = await self._execute(heal, playbook, decision)
         if isinstance(act, str):
             if act in UNHEALABLE:
-                return heal.result("refused", reason=act)
+                return heal.result("refused", reason=heal.tried[-1]["reason"])
             return None
         act_id = get_str(act, "act_id")
         heal.step = f"verifying {playbook.name}"

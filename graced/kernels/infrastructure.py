@@ -161,7 +161,7 @@ class InfrastructureKernel(Kernel):
     def status(self) -> str:
         bus = f"; system bus: {self.bus_problem}" if self.bus_problem else ""
         bad = f"; {len(self._problems)} watch files cannot be used: {self._problems[0]}" if self._problems else ""
-        return f"Watching {len(self.units)} adopted units, {len(self.book.all())} findings open{bus}{bad}"
+        return f"Adopted units: {len(self.units)}, open findings: {len(self.book.all())}{bus}{bad}"
 
     # What is adopted ---------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from graced.base.config import Option
 from graced.base.errors import FormatError
 from graced.base.json import get_dict, get_list, get_str, opt_bool, opt_int, opt_str
+from graced.base.words import counted
 from graced.runtime.kernel import Kernel, kernel_main
 from graced.runtime.peer import READ
 from graced.runtime.service import Interface
@@ -119,17 +120,13 @@ class MemoryKernel(Kernel):
         """For example: 12 incidents (1 open), 40 documents, 380 chunks."""
         counts = self.store.counts()
         return (
-            f"{_plural(counts['incidents'], 'incident')} ({counts['open']} open), "
-            f"{_plural(counts['documents'], 'document')}, {_plural(counts['chunks'], 'chunk')}"
+            f"{counted(counts['incidents'], 'incident')} ({counts['open']} open), "
+            f"{counted(counts['documents'], 'document')}, {counted(counts['chunks'], 'chunk')}"
         )
 
     def close(self) -> None:
         """Close the database."""
         self.store.close()
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 main = kernel_main(MemoryKernel)

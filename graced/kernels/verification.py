@@ -151,7 +151,7 @@ class VerificationKernel(Kernel):
     def status(self) -> str:
         refused = [unit for unit, one in self._watched.items() if one.refused]
         hint = f"; not promoted: {refused[0]}: {self._watched[refused[0]].refused}" if refused else ""
-        return f"Guarding the config of {len(self._units)} units, {len(self.book.all())} findings open{hint}"
+        return f"Adopted units whose config is guarded: {len(self._units)}, open findings: {len(self.book.all())}{hint}"
 
     def profile(self, unit: str) -> Profile:
         """The profile of an adopted unit; NoSuchUnit."""

@@ -10,6 +10,7 @@ from graced.base.clock import boot_id, iso
 from graced.base.errors import GracedError, StoreError
 from graced.base.json import get_str
 from graced.base.log import NOTICE, WARNING
+from graced.base.words import counted
 from graced.model import event as topics
 from graced.model.event import Event
 from graced.model.task import task_number
@@ -297,8 +298,9 @@ class SupervisorKernel(Kernel):
 
     def status(self) -> str:
         open_count = len(self.loops.brain.open_incidents)
-        incidents = f"{open_count} open incident{'' if open_count == 1 else 's'}"
-        return "; ".join([f"{self.queue.depth} tasks, {incidents}, ledger at {self.ledger.size}", *self.reasons()])
+        incidents = counted(open_count, "open incident")
+        tasks = counted(self.queue.depth, "task")
+        return "; ".join([f"{tasks}, {incidents}, ledger at {self.ledger.size}", *self.reasons()])
 
     def metric_families(self) -> list[JsonDict]:
         """Everything the exporter shows of this process."""

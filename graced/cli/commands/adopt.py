@@ -149,6 +149,7 @@ def _watch(path: str, unit: str, profile: Profile, tier: int) -> Watch:
 
 
 def _done(watch: Watch, profile: Profile, digest: JsonDict) -> str:
+    from graced.base.words import counted
     from graced.cli.watches import watched_paths
 
     count = len(digest.get("files") or [])
@@ -158,7 +159,7 @@ def _done(watch: Watch, profile: Profile, digest: JsonDict) -> str:
         f"  will do:      {_TIERS[watch.tier]}",
         f"  playbooks:    {', '.join(profile.playbooks) or 'none'}",
         f"  watches:      {', '.join(watched_paths(profile.config_paths)) or 'no files'}; probe: {probes}",
-        f"  last-known-good copy: {count} file{'' if count == 1 else 's'}",
+        f"  last-known-good copy: {counted(count, 'file')}",
         "  will not:     start it after you stopped or masked it, act while apt or dpkg is at work or graced is",
         "                paused, or lose a file you wrote",
         f"next: gracectl status; to take it out again: gracectl release {watch.unit}",

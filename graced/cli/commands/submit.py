@@ -110,6 +110,7 @@ def _id_line(reply: JsonDict) -> str:
 
 def _many(file: BinaryIO, defaults: JsonDict, form: str) -> JsonDict:
     """Submit the lines of a file; the ids are printed as they are accepted. {"task_ids", "deduplicated"}."""
+    from graced.base.words import counted
     from graced.cli.taskfile import batches, read_tasks
 
     name = getattr(file, "name", "-")
@@ -123,7 +124,7 @@ def _many(file: BinaryIO, defaults: JsonDict, form: str) -> JsonDict:
             click.echo("\n".join(reply["task_ids"]))
     if form == "off":
         again = f", {sum(known)} of them there already (same key)" if any(known) else ""
-        say(f"{len(ids)} task{'' if len(ids) == 1 else 's'}{again}.")
+        say(f"{counted(len(ids), 'task')}{again}.")
     return {"task_ids": ids, "deduplicated": known}
 
 
