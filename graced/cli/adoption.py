@@ -6,6 +6,8 @@ the actuator) the first last-known-good copy. Everything outside is reached thro
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 
 from graced.base.errors import GracedError, HostError, StoreError
@@ -13,7 +15,7 @@ from graced.base.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from graced.base.json import JsonDict
     from graced.heal.profile import Profile
@@ -29,6 +31,24 @@ class Hands(Record):
     systemctl: Callable[[Sequence[str]], str]
     call: Callable[[str, JsonDict], JsonDict]
     systemd_dir: str = "/etc/systemd/system"
+
+
+@contextlib.contextmanager
+def alone(directory: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Nobody else adopts or releases meanwhile: a lock on `directory`. Waits for whoever does. Raises HostError."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"{directory}: {error.strerror}", hint="is graced installed?") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("Waiting for another gracectl adopt or release.")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def write_atomically(path: str, text: str) -> None:

@@ -40,10 +40,17 @@ def adopt(unit: str, tier: int | None, profile_name: str | None, refresh: bool) 
     is set up or nothing is.
     """
     from graced.cli import adoption
-    from graced.cli.watches import choose_profile, watch_name
 
     need_root("adopt")
     name = _healable(unit)
+    with adoption.alone(paths().etc, say):
+        say(_adopt(unit, name, tier, profile_name, refresh=refresh))
+
+
+def _adopt(unit: str, name: str, tier: int | None, profile_name: str | None, *, refresh: bool) -> str:
+    from graced.cli import adoption
+    from graced.cli.watches import choose_profile, watch_name
+
     present = _present(name)
     if present is not None and not refresh:
         raise Failure(f"{name} is adopted already", f"gracectl adopt {unit} --refresh, or gracectl release {unit}")
@@ -56,7 +63,7 @@ def adopt(unit: str, tier: int | None, profile_name: str | None, refresh: bool) 
         path, name, profile, tier if tier is not None else present.tier if present else adoption.DEFAULT_TIER
     )
     digest = adoption.adopt(watch, profile, hands())
-    say(_done(watch, profile, digest))
+    return _done(watch, profile, digest)
 
 
 @click.command()
@@ -72,10 +79,11 @@ def release(unit: str) -> None:
 
     need_root("release")
     name = service_name(unit)
-    present = _present(name)
-    if present is None:
-        raise Failure(f"{name} is not adopted", "gracectl status lists the adopted units")
-    left = adoption.release(name, present.path, hands())
+    with adoption.alone(paths().etc, say):
+        present = _present(name)
+        if present is None:
+            raise Failure(f"{name} is not adopted", "gracectl status lists the adopted units")
+        left = adoption.release(name, present.path, hands())
     if left:
         raise Failure(f"{name} was not released cleanly: {'; '.join(left)}", "systemctl status graced.target")
     say(f"{name} is released: graced only observes it now.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,22 @@ def test_adopt_writes_everything_and_release_takes_it_away(ctl, host, run) -> No
     assert not list(host.systemd_dir.iterdir())
     assert f"disable --now --quiet {ESCAPED}" in host.done
     assert "io.graced.Actuator.Forget redis-server.service" in host.done
+
+
+@pytest.mark.parametrize("verb", ["adopt", "release"])
+def test_one_adoption_at_a_time(ctl, host, run, monkeypatch, verb: str) -> None:
+    if verb == "release":
+        assert ctl("adopt", "redis-server").exit_code == 0
+        host.done.clear()
+    waits = threading.Event()
+    monkeypatch.setattr(adopt_command, "say", lambda text: waits.set() if "Waiting" in text else None)
+    with ThreadPoolExecutor(1) as pool:
+        with adoption.alone(str(run / "etc"), print):
+            other = pool.submit(ctl, verb, "redis-server")
+            assert waits.wait(30)
+            assert host.done == []
+        assert other.result(30).exit_code == 0
+    assert host.done != []
 
 
 @pytest.mark.parametrize("step", ["daemon-reload", "enable", "restart", "io.graced.Actuator.Snapshot", "try-reload"])
