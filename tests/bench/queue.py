@@ -8,6 +8,7 @@ with an ordinary ratio.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -182,7 +183,9 @@ def _million(bench: Bench) -> list[Figure]:
     """Everything that needs a long queue: it is filled once."""
     levels = LEVELS_QUICK if bench.quick else LEVELS
     kills = str(bench.times(12, 2))
-    with on_disk("supervisor") as (binds, _), bench.machine(binds={**binds, DAEMON: f"{WHERE}/daemon"}) as machine:
+    with bench.bare() as machine:
+        shutil.copytree(DAEMON, machine.path(f"{WHERE}/daemon"))
+        machine.path(DISK).mkdir()
         machine.systemctl("start", "graced.target").ok()
         inside(machine, "htm", "once", SOCKET, timeout=60)
         empty = _memory(machine)
@@ -191,8 +194,7 @@ def _million(bench: Bench) -> list[Figure]:
             machine, "htm", "growth", SOCKET, str(machine.pid(UNIT)), f"{DISK}/twin", rounds, *levels, timeout=1800
         )
         full = _memory(machine)
-        store = next(host for host, where in binds.items() if where.startswith(STATE))
-        size = sum(path.stat().st_size for path in store.glob(f"{DATABASE}*"))
+        size = sum(path.stat().st_size for path in machine.path(f"{STATE}/supervisor").glob(f"{DATABASE}*"))
         again = inside(machine, "htm", "again", UNIT, SOCKET, kills, timeout=300)
         after = _memory(machine)
         machine.systemctl("stop", "graced.target", *UNITS, "graced-supervisor.socket").ok()
