@@ -10,7 +10,7 @@ The parsers are pure. Used by the Infrastructure and Verification kernels and by
 from __future__ import annotations
 
 from graced.base.errors import HostError
-from graced.host.dbus import MatchRule
+from graced.host.dbus import DBusError, MatchRule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT_INTERFACE = "org.freedesktop.systemd1.Unit"
 SERVICE_INTERFACE = "org.freedesktop.systemd1.Service"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
+_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 SYSTEMCTL = "/usr/bin/systemctl"
 
 # What graced wants to know of a unit, and the kind of each value.
@@ -218,8 +219,16 @@ class Manager:
         bus.match(MatchRule(SYSTEMD, path=MANAGER_PATH, interface=MANAGER, member="JobRemoved"), self._removed)
 
     def subscribe(self, callback: DoneCallback | None = None) -> None:
-        """Ask systemd to announce changes to this connection. Needed again when systemd's owner changes."""
-        self._call("Subscribe", "", (), callback)
+        """Ask systemd to announce changes to this connection. Needed again when systemd's owner changes.
+
+        A systemd that has executed itself anew may remember it: that is as good.
+        """
+
+        def done(error: HostError | None) -> None:
+            if callback is not None:
+                callback(None if isinstance(error, DBusError) and error.name == _SUBSCRIBED else error)
+
+        self._call("Subscribe", "", (), done)
 
     def follow_jobs(self) -> None:
         """Also hear of new jobs (on_job_new) and of reloaded unit files (on_reloaded); JobRemoved is always heard."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.bench.inside.names import UNITS
 from tests.support.adopted import Adopted
 
 if TYPE_CHECKING:
@@ -35,6 +38,31 @@ def test_nginx_killed_and_hung(machine: Container) -> None:
         nginx.kill("KILL", "all")
     assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
     assert nginx.acts() == ["restart-unit", "kill-and-restart", "restart-unit"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "systemctl daemon-reexec",
+        "systemctl restart systemd-journald",
+        "systemctl restart dbus",
+        "systemctl kill -s KILL dbus.service",
+        "systemctl kill -s KILL systemd-journald.service",
+    ],
+)
+def test_nginx_killed_when_what_graced_stands_on_is_new(machine: Container, change: str) -> None:
+    # As an upgrade of systemd or dbus does it.
+    if "dbus" in change:
+        machine.allow("system bus closed the connection")  # that is said, and only that
+    nginx = Adopted(machine, "nginx")
+    nginx.adopt()
+    pids = [machine.pid(unit) for unit in UNITS]
+    machine.unit(["/bin/sh", "-ec", change]).ok()
+    with nginx.healed() as incidents:
+        nginx.kill("KILL")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+    assert [machine.pid(unit) for unit in UNITS] == pids
+    assert machine.journal(UNIT=nginx.unit, MESSAGE=f"{nginx.unit}: Failed with result 'signal'.")
 
 
 def test_redis_killed_hung_and_given_up(machine: Container) -> None:

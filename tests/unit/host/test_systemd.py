@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from graced.base.errors import HostError
 from graced.host import systemd
+from graced.host.dbus import DBusError
 
 SHOWN = """MainPID=0
 NRestarts=3
@@ -204,3 +205,14 @@ def test_a_refused_job_reports_the_error():
     problem = HostError("no")
     bus.calls[-1][2](None, problem)
     assert answers == [(None, problem)]
+
+
+def test_to_be_subscribed_already_is_to_be_subscribed():
+    bus, answers = Bus(), []
+    systemd.Manager(bus).subscribe(answers.append)
+    reply = bus.calls[-1][2]
+    reply(None, DBusError("org.freedesktop.systemd1.AlreadySubscribed", "Client is already subscribed."))
+    refused = DBusError("org.freedesktop.DBus.Error.AccessDenied", "no")
+    reply(None, refused)
+    reply((), None)
+    assert answers == [None, refused, None]
