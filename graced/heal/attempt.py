@@ -38,6 +38,7 @@ class Heal:
         self.before: JsonDict = {}
         self.tried: list[JsonDict] = []
         self.step = "reading the catalogue"
+        self.again: JsonDict | None = None  # a newer lease of the same task
 
     def tell(self, playbook: str, *, helped: bool | None, reason: str, act_id: str | None = None) -> None:
         """Note a try; `helped` null means that it was not allowed to act."""

@@ -141,31 +141,51 @@ class HealingKernel(Kernel):
 
     def _on_lease(self, item: JsonDict) -> None:
         lease = item.get("lease")
-        if isinstance(lease, dict) and not self.stopping:
+        if not isinstance(lease, dict):
+            return
+        running = self.heals.get(str(lease.get("task_id")))
+        if running is not None:
+            # The first lease ended with its stream, and the heal goes on: two at once would be in each other's way.
+            running.again = lease
+        elif not self.stopping:
             self.loop.spawn(self._run(lease))
 
     async def _run(self, lease: JsonDict) -> None:
-        task = {"task_id": get_str(lease, "task_id", "lease"), "attempt": get_int(lease, "attempt", "lease")}
         try:
             heal = Heal(lease, self._boot_id)
         except FormatError as error:
+            task = {"task_id": get_str(lease, "task_id", "lease"), "attempt": get_int(lease, "attempt", "lease")}
             await self._tell("Fail", {**task, "error": error.message, "retry": False})
             return
         self.heals[heal.task_id] = heal
         try:
+            await self._report(heal, *await self._ended(heal))
+        finally:
+            del self.heals[heal.task_id]
+        if heal.again is not None:
+            self._on_lease({"lease": heal.again})
+
+    async def _ended(self, heal: Heal) -> tuple[str, JsonDict]:
+        """How the heal ended: a verb of the task manager, and what to tell it."""
+        try:
             result = await self._heal(heal)
-            await self._tell("Complete", {**task, "result": result})
-            self._note(heal, result)
         except _Held as held:
             self.count("graced_heals_held_total")
             self._say_held(heal, held.reason)
-            delay = {"delay_seconds": held.retry_after_seconds, "reason": held.reason}
-            await self._tell("Defer", {**task, **delay})
+            return "Defer", {"delay_seconds": held.retry_after_seconds, "reason": held.reason}
         except GracedError as error:
             self.log(WARNING, f"heal of {heal.unit} failed at {heal.step}: {error}", GRACED_TASK_ID=heal.task_id)
-            await self._tell("Fail", {**task, "error": f"{heal.step}: {error}", "retry": True})
-        finally:
-            del self.heals[heal.task_id]
+            return "Fail", {"error": f"{heal.step}: {error}", "retry": True}
+        self._note(heal, result)
+        return "Complete", {"result": result}
+
+    async def _report(self, heal: Heal, verb: str, ended: JsonDict) -> None:
+        """What was done for a lease that is lost is the answer to the next one of the same task, too."""
+        attempt = heal.attempt
+        while not await self._tell(verb, {"task_id": heal.task_id, "attempt": attempt, **ended}):
+            if heal.again is None:
+                return
+            attempt, heal.again = get_int(heal.again, "attempt", "lease"), None
 
     def _say_held(self, heal: Heal, reason: str) -> None:
         """Once for each reason; how long something will yet take makes no other one."""
@@ -182,12 +202,15 @@ class HealingKernel(Kernel):
             self._healed += 1
             self._last = f", last {heal.unit} by {result.get('playbook') or 'itself'}"
 
-    async def _tell(self, verb: str, parameters: JsonDict) -> None:
+    async def _tell(self, verb: str, parameters: JsonDict) -> bool:
+        """Whether the task manager took it."""
         try:
             await self.call(f"io.graced.HTM.{verb}", parameters, timeout_s=5.0)
         except GracedError as error:
             # The task manager gives the task out again when its lease ends: nothing is lost.
             self.log(WARNING, f"{verb} of {parameters['task_id']} was not taken: {error}")
+            return False
+        return True
 
     async def candidates(self, heal: Heal) -> tuple[list[Candidate], dict[str, str]]:
         """The playbooks to try in order; those that do not fit, with why. GracedError when facts are missing."""
