@@ -79,7 +79,7 @@ class Host:
             await self.verbs.kill_if_stuck(record.unit)
         elif not kind and state.load_state == "loaded" and _left_down(record, state):
             await self.units.reset_failed(record.unit)
-            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S)
+            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S, state)
             if result != "done":
                 problems.append(f"starting {record.unit}: {result}")
         self.undo.close(record, DONE, {**record.act, "recovered": True, "problems": problems})

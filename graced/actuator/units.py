@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graced.runtime.loop import Loop
 
 _CALL_TIMEOUT_S = 5.0
+_LOST_BUS_POLL_S = 0.05
 _NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 
 
@@ -69,6 +70,7 @@ class Units:
             self._bus = SystemBus.connect()
             self._bus.attach(self._loop)
             self._manager = Manager(self._bus)
+            self._bus.on_lost = self._manager.lost
             self._manager.subscribe()
         return self._manager
 
@@ -81,7 +83,18 @@ class Units:
         """What systemd knows of one moment, now (or when it was asked with `ask`); `load_state` says whether there is
         such a unit. HostError when it does not answer.
         """
-        return _state(unit, _first(await (asked or self.ask(unit))))
+        try:
+            reply = await (asked or self.ask(unit))
+        except HostError:
+            if self._connected:
+                raise
+            # A new dbus-daemon takes calls, and answers them as soon as it runs.
+            reply = await self.ask(unit)
+        return _state(unit, _first(reply))
+
+    @property
+    def _connected(self) -> bool:
+        return self._bus is not None and not self._bus.closed
 
     def ask(self, unit: str) -> Future:
         """Ask for the unit's state now and do something else meanwhile; what goes wrong is told by `state`."""
@@ -101,14 +114,32 @@ class Units:
             return ""
         return str(answer[1])
 
-    async def job(self, member: str, unit: str, limit_s: float) -> str:
-        """Queue a job (StartUnit …) and wait for systemd's word on it. Expired after `limit_s`."""
+    async def job(self, member: str, unit: str, limit_s: float, before: UnitState) -> str:
+        """Queue a job (StartUnit …) and wait for systemd's word on it, or, when the bus is lost meanwhile, for the end
+        of the job; `before` is the unit as it was. Expired after `limit_s`.
+        """
+        result = await self._loop.within(self._job(member, unit, before), limit_s, f"{member} {unit}")
+        return str(result)
+
+    async def _job(self, member: str, unit: str, before: UnitState) -> str:
         manager = self.connect()
-        return str(
-            await self._loop.within(
-                _future(lambda settle: manager.run_job(member, unit, settle)), limit_s, f"{member} {unit}"
-            )
-        )
+        try:
+            return str(await _future(lambda settle: manager.run_job(member, unit, settle)))
+        except HostError:
+            if self._connected:
+                raise
+        while True:
+            try:
+                state = await self.state(unit)
+            except HostError:
+                if self._connected:
+                    raise
+            else:
+                if not state.job:
+                    active = state.active_state
+                    new = state.state_changed_us != before.state_changed_us
+                    return "done" if new and active == "active" else f"{active} after a lost bus"
+            await self._loop.sleep(_LOST_BUS_POLL_S)
 
     async def kill_all(self, unit: str, signal_number: int) -> None:
         """Signal every process of the unit."""

@@ -270,6 +270,12 @@ class Manager:
 
         self._bus.call(SYSTEMD, MANAGER_PATH, MANAGER, member, "ss", (unit, mode), queued, timeout_s)
 
+    def lost(self, error: HostError) -> None:
+        """The bus is gone, and with it systemd's word on the jobs that are waited for: each is told `error`."""
+        waiting, self._waiting = self._waiting, {}
+        for callback in waiting.values():
+            callback(None, error)
+
     def kill(self, unit: str, signal_number: int, callback: DoneCallback | None = None, *, who: str = "all") -> None:
         """Send a signal to the unit's processes ("all", "main" or "control")."""
         self._call("KillUnit", "ssi", (unit, who, signal_number), callback)

@@ -65,6 +65,19 @@ def test_nginx_killed_when_what_graced_stands_on_is_new(machine: Container, chan
     assert machine.journal(UNIT=nginx.unit, MESSAGE=f"{nginx.unit}: Failed with result 'signal'.")
 
 
+def test_a_bus_that_is_lost_while_nginx_starts_again(machine: Container) -> None:
+    machine.allow("system bus closed the connection")
+    machine.write("/run/systemd/system/nginx.service.d/slow.conf", "[Service]\nExecStartPre=/bin/sleep 2\n")
+    machine.systemctl("daemon-reload").ok()
+    nginx = Adopted(machine, "nginx")
+    nginx.adopt()
+    with nginx.healed(20.0) as incidents:
+        nginx.kill("KILL")
+        machine.wait_state(nginx.unit, "activating")
+        machine.unit(["systemctl", "kill", "--signal=KILL", "dbus.service"]).ok()
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+
+
 def test_redis_killed_hung_and_given_up(machine: Container) -> None:
     redis = Adopted(machine, "redis-server")
     redis.adopt()
