@@ -59,6 +59,7 @@ NOISE = (
     r"Failed with result '(signal|watchdog)'",
     r"Watchdog timeout",
     r"Killing process \d+",
+    r"^Failed to start graced-",
     r"io\.graced\.",
     r"system bus closed the connection",
     # The next fault can come between a repair's step and the one after it.
