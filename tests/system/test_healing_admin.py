@@ -63,7 +63,10 @@ def test_a_stopped_masked_or_released_unit_is_left_alone(machine: Container) -> 
     machine.wait_state(nginx.unit, "failed")
     awake(redis)
     assert machine.state(nginx.unit) == "failed"
-    assert [(one["outcome"], one["reason"]) for one in nginx.incidents()] in ([], [("refused", "masked: nginx.service is masked")])
+    assert [(one["outcome"], one["reason"]) for one in nginx.incidents()] in (
+        [],
+        [("refused", "masked: nginx.service is masked")],
+    )
     machine.systemctl("reset-failed", nginx.unit).ok()
     machine.unit(["systemctl", "unmask", "--runtime", "nginx"]).ok()
 
