@@ -62,14 +62,15 @@ class Verbs:
         return await action(unit, limit_s)
 
     async def _start(self, unit: str, limit_s: float) -> str:
-        return await self._job("StartUnit", limit_s, unit, await self._forget_failure(unit))
+        state = await self._forget_failure(unit)
+        return await self._job("StartUnit", unit, limit_s, state)
 
     async def _restart(self, unit: str, limit_s: float, grace_s: float) -> str:
         """`grace_s`: time to stop by itself (a store may be writing its data), before its processes are killed."""
         state = await self._forget_failure(unit)
         if hung(state.control_group):
             await self._kill(unit, limit_s)
-        done = self._loop.spawn(self._job("RestartUnit", limit_s, unit, state))
+        done = self._loop.spawn(self._job("RestartUnit", unit, limit_s, state))
         done.when_done(_nothing)
         timer = self._loop.call_later(grace_s, lambda: self._loop.spawn(self.kill_if_stuck(unit)))
         try:
@@ -90,7 +91,7 @@ class Verbs:
         state = await self._units.state(unit)
         if not state.can_reload:
             raise StepFailed(f"{unit} cannot reload")
-        return await self._job("ReloadUnit", limit_s, unit, state)
+        return await self._job("ReloadUnit", unit, limit_s, state)
 
     async def _reset_failed(self, unit: str, _limit_s: float) -> str:
         await self._forget_failure(unit)
@@ -123,7 +124,7 @@ class Verbs:
         await self._units.reset_failed(unit)
         return await self._units.state(unit)
 
-    async def _job(self, member: str, limit_s: float, unit: str, before: UnitState) -> str:
+    async def _job(self, member: str, unit: str, limit_s: float, before: UnitState) -> str:
         try:
             result = await self._units.job(member, unit, limit_s, before)
         except Expired as error:

@@ -128,6 +128,7 @@ class Units:
         except HostError:
             if self._connected:
                 raise
+        # The end may have been announced while nobody heard it: only asking again tells.
         while True:
             try:
                 state = await self.state(unit)
