@@ -1,6 +1,7 @@
 """Faults of the services, of graced and of its admins, at random and at once: everything comes back by itself.
 
-GRACED_NIGHTLY=1 in the environment makes it 60 rounds. A failure names its seed; GRACED_SEED=N repeats it.
+GRACED_NIGHTLY=1 in the environment makes it 60 rounds. A failure names its seed; GRACED_SEED=N gives the same faults in
+the same order (how they meet is the machine's).
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.bench.inside.names import KERNELS, UNITS
 from tests.support.adopted import ESCALATED, Adopted
 
 if TYPE_CHECKING:
     from tests.support.container import Container
 
-DAEMONS = ("supervisor", "infrastructure", "governance", "memory", "librarian", "verification", "healing", "code")
 ROUNDS = 60 if os.environ.get("GRACED_NIGHTLY") == "1" else 4
 MOST_FAULTS = 4
 WELL_SECONDS = 120.0
@@ -84,7 +85,7 @@ def test_everything_comes_back(machine: Container) -> None:
     dice = random.Random(seed)
 
     def ill() -> list[str]:
-        units = [*(service.unit for service in services), *(f"graced-{name}.service" for name in DAEMONS)]
+        units = [*(service.unit for service in services), *UNITS]
         found = [f"{unit} is {state}" for unit in units if (state := machine.state(unit)) != "active"]
         found += [f"{service.unit} does not serve" for service in services if not service.answers()]
         if found:
@@ -112,7 +113,7 @@ def _fault(dice: random.Random, services: list[Adopted]) -> str:
         unit=service.unit,
         config=service.config,
         good=f"/root/{service.profile}",
-        daemon=dice.choice(DAEMONS),
+        daemon=dice.choice(KERNELS),
         number=dice.randrange(10**9),
         few=dice.randrange(1, 300),
     )
