@@ -33,6 +33,7 @@ WATCH = "watch"
 DIRECTORIES = {PLAYBOOK: "playbooks", PROFILE: "profiles", POLICY: "policy.d", WATCH: "watch.d"}
 """Kind of file → its directory; in the order in which one kind refers to the one before."""
 MAX_FILES = 2000
+MAX_READINGS = 3
 
 
 class Entry(Record):
@@ -162,7 +163,17 @@ class Catalog:
         return (self._paths.watch_dir(),) if kind == WATCH else self._paths.code_dirs(DIRECTORIES[kind])
 
     def refresh(self) -> None:
-        """Read everything again; `store_error` says when a last good version could not be kept."""
+        """Read everything again; `store_error` says when a last good version could not be kept.
+
+        What is refused while files change may refer to what came just before it: it is read once more.
+        """
+        for _time in range(MAX_READINGS):
+            seen = self._seen = self._look()
+            self._read()
+            if not self.refused or self._look() == seen:
+                return
+
+    def _read(self) -> None:
         self.refused = []
         self.store_error = ""
         for kind in self._kinds:
@@ -183,12 +194,13 @@ class Catalog:
 
     def refresh_if_changed(self) -> bool:
         """Refresh when any file or directory looks different than at the last time; whether it did."""
-        seen = tuple(_look(directory) for directory in self.directories())
-        if seen == self._seen:
+        if self._look() == self._seen:
             return False
-        self._seen = seen
         self.refresh()
         return True
+
+    def _look(self) -> tuple[object, ...]:
+        return tuple(_look(directory) for directory in self.directories())
 
     def missing(self, entry: Entry) -> list[str]:
         """What a file would refer to that is not in the running set."""

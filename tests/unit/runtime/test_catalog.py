@@ -72,6 +72,39 @@ def test_what_refers_to_nothing_is_refused(catalog, tmp_path):
     assert catalog.running[PROFILE] == catalog.running[WATCH] == {}
 
 
+def test_what_came_while_the_files_were_read_refers_to_nothing_wrong(catalog, tmp_path, monkeypatch):
+    real = os.listdir
+
+    def listed(directory):
+        # The admin writes a playbook and the profile that names it after the playbooks were read.
+        if directory == f"{tmp_path}/etc/profiles" and not (tmp_path / "etc/playbooks/b.toml").exists():
+            (tmp_path / "etc/playbooks/b.toml").write_text(GOOD.format("new"))
+            (tmp_path / "etc/profiles/p.toml").write_text('unit = "x.service"\n[heal]\nplaybooks = ["b"]\n')
+        return real(directory)
+
+    monkeypatch.setattr("graced.runtime.catalog.os.listdir", listed)
+    catalog.refresh()
+    assert catalog.refused == []
+    assert list(catalog.running[PROFILE]) == ["p"]
+    assert not catalog.refresh_if_changed()
+
+
+def test_files_that_change_without_end_are_read_a_few_times_only(catalog, tmp_path, monkeypatch):
+    real, times = os.listdir, []
+
+    def listed(directory):
+        if directory == f"{tmp_path}/etc/profiles":
+            times.append(directory)
+            (tmp_path / "etc/profiles/p.toml").write_text("tier = \n" + "#" * len(times))
+        return real(directory)
+
+    monkeypatch.setattr("graced.runtime.catalog.os.listdir", listed)
+    catalog.refresh()
+    assert [one.name for one in catalog.refused] == ["p"]
+    assert len(times) == 3
+    assert catalog.refresh_if_changed()
+
+
 def test_a_unit_is_adopted_once_and_with_its_own_profile(catalog, tmp_path):
     (tmp_path / "etc/profiles/p.toml").write_text('unit = "x.service"\n[heal]\nplaybooks = ["a"]\n')
     for name, unit in (("a", "x.service"), ("b", "x.service"), ("c", "y.service")):
