@@ -110,9 +110,7 @@ def read(path: str, owners: Owners) -> Image | None:
 def manifest_of(
     unit: str, examined: list[Examined], taken_at: str, taken_by: int, reason: str
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The present set as a manifest with its contents. HostError when there is nothing, or a file is
-    unreadable.
-    """
+    """The present set as a manifest with its contents. HostError when a file is unreadable."""
     contents: dict[str, bytes] = {}
     files = []
     for one in examined:
@@ -123,8 +121,6 @@ def manifest_of(
         entry = good_file(one.path, one.image)
         contents[entry.sha256] = one.image.data
         files.append(entry)
-    if not files:
-        raise HostError(f"none of {unit}'s config files is there", code="no-config")
     return Manifest(unit, taken_at, taken_by, reason, tuple(files)), contents
 
 

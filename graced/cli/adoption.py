@@ -185,6 +185,14 @@ def _adopt(watch: Watch, profile: Profile, files: Files, hands: Hands, undo: Und
         hands.systemctl(["enable", "--quiet", files.path_unit])
         # A running path unit keeps its old paths until it is started again.
         hands.systemctl(["restart", files.path_unit])
+    elif before_paths is not None:
+        # Adopted anew with a profile that names no files.
+        undo.add(files.path_unit, lambda: hands.systemctl(["enable", "--now", "--quiet", files.path_unit]))
+        undo.add("systemctl daemon-reload", lambda: hands.systemctl(["daemon-reload"]))
+        undo.add(files.drop_in, lambda: _restore_file(files.drop_in, before_paths))
+        hands.systemctl(["disable", "--now", "--quiet", files.path_unit])
+        remove(files.drop_in)
+        hands.systemctl(["daemon-reload"])
     digest = _snapshot(watch.unit, hands)
     _reload(hands)
     return digest

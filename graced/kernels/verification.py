@@ -151,7 +151,8 @@ class VerificationKernel(Kernel):
     def status(self) -> str:
         refused = [unit for unit, one in self._watched.items() if one.refused]
         hint = f"; not promoted: {refused[0]}: {self._watched[refused[0]].refused}" if refused else ""
-        return f"Adopted units whose config is guarded: {len(self._units)}, open findings: {len(self.book.all())}{hint}"
+        guarded = [unit for unit, one in self._units.items() if one.profile.config_paths]
+        return f"Adopted units whose config is guarded: {len(guarded)}, open findings: {len(self.book.all())}{hint}"
 
     def profile(self, unit: str) -> Profile:
         """The profile of an adopted unit; NoSuchUnit."""
@@ -388,12 +389,8 @@ class VerificationKernel(Kernel):
 
 
 def _fingerprint(digest: JsonDict) -> str:
-    return canonical(
-        [
-            [file.get("path"), file.get("sha256"), file.get("uid"), file.get("gid"), file.get("mode")]
-            for file in digest.get("files", [])
-        ]
-    ).decode()
+    names = ("path", "sha256", "uid", "gid", "mode")
+    return canonical([[file.get(name) for name in names] for file in digest.get("files", [])]).decode()
 
 
 main = kernel_main(VerificationKernel)

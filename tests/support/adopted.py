@@ -30,6 +30,8 @@ assert connection.recv(64).startswith(b"+PONG")
 ANSWERS = {
     "nginx": ["curl", "-sS", "-o", "/dev/null", "--max-time", "1", "http://127.0.0.1:80/"],
     "redis-server": ["python3", "-I", "-c", PING],
+    # A unit of the test itself, which has no port.
+    "app": ["systemctl", "is-active", "--quiet", "app.service"],
 }
 CONFIGS = {"nginx": "/etc/nginx/nginx.conf", "redis-server": "/etc/redis/redis.conf"}
 

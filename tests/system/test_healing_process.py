@@ -122,3 +122,16 @@ def test_what_worked_is_tried_first_the_second_time(machine: Container) -> None:
     assert [(one["playbook"], one["helped"]) for one in tried] == [("restart-unit", True)]
     story = nginx.explain(second[0])
     assert "Try restart-unit first" in story
+
+
+def test_a_service_without_configuration(machine: Container) -> None:
+    machine.write("/etc/systemd/system/app.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n")
+    machine.write("/etc/graced/profiles/app.toml", 'unit = "app.service"\n[heal]\nplaybooks = ["restart-unit"]\n')
+    machine.systemctl("daemon-reload").ok()
+    app = Adopted(machine, "app")
+    app.adopt()
+    with app.healed() as incidents:
+        app.kill("KILL")
+    assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
+    assert machine.run(["gracectl", "status", "--json=short"]).json()["overall"] == "healthy"
+    machine.run(["gracectl", "release", "app"]).ok()

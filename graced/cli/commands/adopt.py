@@ -6,7 +6,7 @@ import os
 
 import click
 
-from graced.cli.app import Failure, call, need_root, paths, verbose_option
+from graced.cli.app import Failure, call, failure_of, need_root, paths, verbose_option
 from graced.cli.output import say
 
 TYPE_CHECKING = False
@@ -91,11 +91,16 @@ def release(unit: str) -> None:
 
 def hands() -> Hands:
     """systemctl and the daemons of this host."""
+    from graced.base.errors import GracedError, HostError
     from graced.cli import units
     from graced.cli.adoption import Hands
 
     def ask(method: str, parameters: JsonDict) -> JsonDict:
-        return call(method, parameters, timeout_s=SNAPSHOT_LIMIT_SECONDS)
+        try:
+            return call(method, parameters, timeout_s=SNAPSHOT_LIMIT_SECONDS)
+        except GracedError as error:
+            said = failure_of(error)
+            raise HostError(said.message, hint=said.hint) from error
 
     return Hands(systemctl=units.systemctl, call=ask)
 
@@ -161,13 +166,14 @@ def _done(watch: Watch, profile: Profile, digest: JsonDict) -> str:
     from graced.cli.watches import watched_paths
 
     count = len(digest.get("files") or [])
+    copied = counted(count, "file") if profile.config_paths else "none, the profile names no configuration"
     probes = ", ".join(f"{probe.kind} {probe.address}" for probe in profile.probes) or "none"
     lines = [
         f"{watch.unit} is adopted with profile {watch.profile}, tier {watch.tier}.",
         f"  will do:      {_TIERS[watch.tier]}",
         f"  playbooks:    {', '.join(profile.playbooks) or 'none'}",
         f"  watches:      {', '.join(watched_paths(profile.config_paths)) or 'no files'}; probe: {probes}",
-        f"  last-known-good copy: {counted(count, 'file')}",
+        f"  last-known-good copy: {copied}",
         "  will not:     start it after you stopped or masked it, act while apt or dpkg is at work or graced is",
         "                paused, or lose a file you wrote",
         f"next: gracectl status; to take it out again: gracectl release {watch.unit}",

@@ -35,6 +35,7 @@ class FakeHost:
         self.systemd_dir.mkdir()
         self.done: list[str] = []
         self.fail_at = ""
+        self.copied = [{"path": "/etc/redis/redis.conf"}]
         self.hands = adoption.Hands(systemctl=self._systemctl, call=self._call, systemd_dir=str(self.systemd_dir))
 
     def _note(self, what: str) -> None:
@@ -48,7 +49,7 @@ class FakeHost:
 
     def _call(self, method: str, parameters: dict) -> dict:
         self._note(f"{method} {parameters['unit']}")
-        return {"digest": {"lkg": {"taken_at": "now"}, "files": [{"path": "/etc/redis/redis.conf"}]}}
+        return {"digest": {"lkg": {"taken_at": "now"}, "files": self.copied}}
 
 
 @pytest.fixture
@@ -92,6 +93,30 @@ def test_adopt_writes_everything_and_release_takes_it_away(ctl, host, run) -> No
     assert not list(host.systemd_dir.iterdir())
     assert f"disable --now --quiet {ESCAPED}" in host.done
     assert "io.graced.Actuator.Forget redis-server.service" in host.done
+
+
+def test_a_service_without_configuration_is_adopted_too(ctl, host, run) -> None:
+    assert ctl("adopt", "redis-server").exit_code == 0
+    before = tree(run)
+    (run / "etc/profiles").mkdir(exist_ok=True)
+    mine = run / "etc/profiles/redis-server.toml"
+    mine.write_text('unit = "redis-server.service"\n[heal]\nplaybooks = ["restart-unit"]\n')
+    host.copied, host.fail_at = [], "io.graced.Actuator.Snapshot"
+    assert ctl("adopt", "redis-server", "--refresh").exit_code == 1
+    assert host.done[-2] == f"enable --now --quiet {ESCAPED}"
+    assert tree(run) == {**before, "etc/profiles/redis-server.toml": mine.read_text()}
+    host.done.clear()
+    host.fail_at = ""
+    adopted = ctl("adopt", "redis-server", "--refresh")
+    assert adopted.exit_code == 0, adopted.stderr
+    assert "watches:      no files" in adopted.stderr
+    assert "last-known-good copy: none, the profile names no configuration" in adopted.stderr
+    assert host.done[:3] == [
+        f"disable --now --quiet {ESCAPED}",
+        "daemon-reload",
+        "io.graced.Actuator.Snapshot redis-server.service",
+    ]
+    assert not (host.systemd_dir / f"{ESCAPED}.d/paths.conf").exists()
 
 
 @pytest.mark.parametrize("verb", ["adopt", "release"])
