@@ -2,7 +2,8 @@
 
 Pure: data in, decisions out as `Change` records that the supervisor stores, publishes and submits. One finding on
 one unit is one incident however often it is reported; a unit has at most one heal under way; what could not be healed
-is tried again at a bounded rate for as long as it is reported.
+is tried again at a bounded rate for as long as it is reported. So is, after a few times, what fails again by itself
+soon after every repair.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from graced.base.clock import iso
 from graced.base.json import get_list, get_str, opt_dict, opt_int, opt_list, opt_str
 from graced.base.record import Record
 from graced.brain.lessons import UNTRIED_SCORE, Lesson, Lessons
+from graced.brain.relapse import Repairs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ PRIORITY_OF_SEVERITY = {"critical": "critical", "high": "high", "medium": "norma
 REMEDIATION_SLA_SECONDS = 3600
 FIRST_RETRY_SECONDS = 60
 LAST_RETRY_SECONDS = 3600
+FLAPPING = 3
+"""So many repairs in a row that did not last, and a person is asked."""
 
 OPEN = "open"
 HEALED = "healed"
@@ -70,6 +74,8 @@ class Incident(Record):
     cleared: bool = False
     # The boot whose clocks the two times above are of.
     boot_id: str = ""
+    # Repairs just before this, in a row, that did not last.
+    relapses: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -147,6 +153,7 @@ class Brain:
     ) -> None:
         self._clock = clock
         self._lessons = Lessons(lessons)
+        self._repairs = Repairs()
         self._boot_id = boot_id
         self._open = {incident.key: self._of_this_boot(incident) for incident in incidents}
         self._next_number = next_number
@@ -167,23 +174,52 @@ class Brain:
         unit = opt_str(data, "unit") or "host"
         finding = get_str(data, "finding")
         incident = self._open.get((unit, finding))
-        opened: tuple[Incident, ...] = ()
         if incident is None:
-            incident = self._opened(data, unit, finding)
-            opened = (incident,)
+            return self._first(data, self._opened(data, unit, finding))
         if incident.cleared:
             incident = incident.replace(cleared=False)
             self._open[incident.key] = incident
             return Change(incidents=(incident,))
-        if finding not in HEALABLE or incident.profile is None:
+        return self._reported(data, incident)
+
+    def _first(self, data: JsonDict, incident: Incident) -> Change:
+        """What a new incident brings, and what it says about the repair before."""
+        repair = self._repairs.relapse(incident.key, data, self._clock.boottime_us())
+        if repair is None:
+            return self._reported(data, incident, (incident,))
+        profile, wall_us = incident.profile or "", self._clock.wall_us()
+        lessons = (self._lessons.relapsed(incident.finding, profile, repair.playbook, wall_us=wall_us),)
+        incident = incident.replace(relapses=repair.relapses + 1)
+        self._open[incident.key] = incident
+        if incident.relapses < FLAPPING or incident.profile is None:
+            return self._reported(data, incident, (incident,)).replace(lessons=lessons)
+        incident = self._later(
+            incident.replace(
+                outcome=FAILED,
+                reason=f"flapping: the last {incident.relapses} repairs, by {repair.playbook}, lasted less than "
+                f"{repair.lasting_seconds:g} s each: a human is needed",
+            ),
+            incident.relapses - FLAPPING,
+        )
+        return Change(incidents=(incident,), opened=(incident,), lessons=lessons, escalated=(incident,))
+
+    def _reported(self, data: JsonDict, incident: Incident, opened: tuple[Incident, ...] = ()) -> Change:
+        if incident.finding not in HEALABLE or incident.profile is None:
             observed = incident.replace(outcome=OBSERVED_OUTCOME)
             self._open[incident.key] = observed
             return Change(incidents=(observed,), opened=opened) if opened else Change()
-        if self._busy(unit) or self._clock.boottime_us() < incident.retry_boottime_us:
+        if self._busy(incident.unit) or self._clock.boottime_us() < incident.retry_boottime_us:
             return Change(incidents=opened, opened=opened)
         incident = incident.replace(active=True, tries=incident.tries + 1)
         self._open[incident.key] = incident
         return Change(incidents=(incident,), opened=opened, intents=(self._intent(incident, data),))
+
+    def _later(self, incident: Incident, before: int) -> Incident:
+        """The incident is not tried again before a pause that grows with what went `before`."""
+        pause_s = min(FIRST_RETRY_SECONDS * 2 ** min(before, 10), LAST_RETRY_SECONDS)
+        incident = incident.replace(retry_boottime_us=self._clock.boottime_us() + pause_s * 1_000_000)
+        self._open[incident.key] = incident
+        return incident
 
     def _opened(self, data: JsonDict, unit: str, finding: str) -> Incident:
         number = self._next_number
@@ -269,14 +305,13 @@ class Brain:
                 incident = incident.replace(heal_ms=round((decided_us - incident.fault_monotonic_us) / 1000, 3))
             incident = incident.replace(closed_at=iso(self._clock.wall_us()))
             del self._open[incident.key]
+            self._repairs.note(incident.key, result, incident.relapses, self._clock.boottime_us())
             return Change(incidents=(incident,), closed=(incident,), lessons=lessons)
         if incident.cleared:
             # Nobody will say so a second time. What was tried in vain is still worth a look.
             gone = self._gone(incident)
             return gone.replace(lessons=lessons, escalated=gone.closed if lessons else ())
-        pause_s = min(FIRST_RETRY_SECONDS * 2 ** min(incident.tries - 1, 10), LAST_RETRY_SECONDS)
-        incident = incident.replace(retry_boottime_us=self._clock.boottime_us() + pause_s * 1_000_000)
-        self._open[incident.key] = incident
+        incident = self._later(incident, incident.tries - 1)
         return Change(incidents=(incident,), lessons=lessons, escalated=(incident,))
 
     def _learned(self, incident: Incident, result: JsonDict) -> tuple[Lesson, ...]:

@@ -57,6 +57,12 @@ class Lessons:
         self._lessons[finding, profile, playbook] = lesson
         return lesson
 
+    def relapsed(self, finding: str, profile: str, playbook: str, *, wall_us: int) -> Lesson:
+        """The newest success was none: it did not last; the new lesson."""
+        old = self._lessons.get((finding, profile, playbook)) or Lesson(finding, profile, playbook)
+        self._lessons[finding, profile, playbook] = old.replace(successes=max(0, old.successes - 1))
+        return self.learn(finding, profile, playbook, ok=False, wall_us=wall_us)
+
     def ranked(self, finding: str, profile: str) -> list[Lesson]:
         """Tried playbooks for this finding, best first: the one that worked last before any other, then by score."""
         tried = [lesson for key, lesson in self._lessons.items() if key[:2] == (finding, profile)]

@@ -71,10 +71,14 @@ class Preconditions(Record):
 
 
 class PlaybookLimits(Record):
-    """Bounds for one unit, on top of the policy's own. 0 means no bound from the playbook."""
+    """Bounds for one unit, on top of the policy's own. 0 means no bound from the playbook.
+
+    A unit that fails again by itself within `lasting_seconds` was not repaired; 0 when that says nothing about it.
+    """
 
     per_unit_per_hour: int = 0
     cooldown_seconds: float = 0.0
+    lasting_seconds: float = 60.0
 
 
 class Playbook(Record):
@@ -152,6 +156,7 @@ def _limits(table: Table) -> PlaybookLimits:
     limits = PlaybookLimits(
         per_unit_per_hour=table.whole("per_unit_per_hour", 0, 0, 1000),
         cooldown_seconds=table.number("cooldown_seconds", 0.0, 0.0, 86400.0),
+        lasting_seconds=table.number("lasting_seconds", 60.0, 0.0, 86400.0),
     )
     table.done()
     return limits

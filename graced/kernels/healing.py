@@ -327,6 +327,7 @@ class HealingKernel(Kernel):
                 verified_by=_signer(verdict),
                 playbook=playbook.name,
                 reason=why,
+                lasting_seconds=playbook.limits.lasting_seconds,
             )
         reasons = "; ".join(opt_list(verdict["verdict"], "reasons") or []) or "it is not better"
         if playbook.undo and verdict["verdict"].get("better") is not True:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LEDGERED_ORIGINS = frozenset({"brain", "human", "drill"})
 # What only the brain needs is not part of the record that Memory keeps.
-_PRIVATE = ("profile", "fault_monotonic_us", "tries", "retry_boottime_us", "active", "cleared", "boot_id")
+_PRIVATE = ("profile", "fault_monotonic_us", "tries", "retry_boottime_us", "active", "cleared", "boot_id", "relapses")
 
 
 class Loops:

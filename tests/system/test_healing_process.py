@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.bench.inside.names import UNITS
-from tests.support.adopted import Adopted
+from tests.support.adopted import ESCALATED, Adopted
 
 if TYPE_CHECKING:
     from tests.support.container import Container
@@ -134,4 +134,25 @@ def test_a_service_without_configuration(machine: Container) -> None:
         app.kill("KILL")
     assert [(one["finding"], one["playbook"]) for one in incidents] == [("unit.failed", "restart-unit")]
     assert machine.run(["gracectl", "status", "--json=short"]).json()["overall"] == "healthy"
+    machine.run(["gracectl", "release", "app"]).ok()
+
+
+def test_a_unit_that_fails_again_after_every_repair_is_left_to_a_person(machine: Container) -> None:
+    machine.write("/etc/systemd/system/app.service", "[Service]\nExecStart=/bin/sh -c 'sleep 2; exit 7'\n")
+    machine.write("/etc/graced/profiles/app.toml", 'unit = "app.service"\n[heal]\nplaybooks = ["restart-unit"]\n')
+    machine.systemctl("daemon-reload").ok()
+    machine.allow(ESCALATED)
+    app = Adopted(machine, "app")
+    app.adopt()
+    left = app.wait_incident(outcome="failed")
+    assert [one["outcome"] for one in app.incidents()] == ["healed", "healed", "healed", "failed"]
+    assert "flapping: the last 3 repairs, by restart-unit, lasted less than 60 s each" in left["reason"]
+    assert "flapping" in app.explain(left)
+    status = machine.run(["gracectl", "status"])
+    assert status.returncode == 3
+    assert f"{left['id']} is open (failed)" in status.stdout
+    machine.write("/etc/systemd/system/app.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n")
+    machine.systemctl("daemon-reload").ok()
+    machine.systemctl("start", "app").ok()
+    machine.wait_until("the incident is closed", lambda: app.wait_incident()["closed_at"])
     machine.run(["gracectl", "release", "app"]).ok()

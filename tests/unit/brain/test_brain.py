@@ -1,6 +1,7 @@
 """The brain's promises: one fault is one incident, one heal per unit, what worked is tried first."""
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -192,3 +193,81 @@ def test_the_last_success_is_always_first(tries):
     assert {one.playbook for one in ranked} == {playbook for playbook, _ in tries}
     oks = [one.last_ok for one in ranked]
     assert oks == sorted(oks, reverse=True)
+
+
+def crash(**evidence):
+    return anomaly(evidence={"result": "exit-code", "main_process": "exited", "main_status": 7, **evidence})
+
+
+def repaired(brain, data, task, lasting_seconds=60.0):
+    change = brain.on_anomaly(data)
+    if change.intents:
+        brain.submitted(change.intents[0].incident.id, task)
+        done = result("success", "restart-unit", [("restart-unit", True)])
+        brain.on_completed(task, {**done, "lasting_seconds": lasting_seconds})
+    return change
+
+
+def test_a_flapping_unit_is_left_to_a_person_and_tried_at_a_bounded_rate(brain, clock):
+    for number in range(3):
+        change = repaired(brain, crash(), f"task_{number}")
+        assert len(change.intents) == 1
+        assert change.opened[0].id == f"incident_{number + 1}"
+        clock.advance_us(3_000_000)
+    stopped = repaired(brain, crash(), "task_3")
+    assert stopped.intents == ()
+    assert stopped.escalated == stopped.opened == stopped.incidents
+    [incident] = stopped.escalated
+    assert (incident.outcome, incident.closed_at, incident.relapses) == ("failed", None, 3)
+    assert "the last 3 repairs, by restart-unit, lasted less than 60 s each" in str(incident.reason)
+    assert [(one.playbook, one.successes, one.failures, one.last_ok) for one in stopped.lessons] == [
+        ("restart-unit", 0, 3, False)
+    ]
+    tries = []
+    for second in range(0, 24 * 3600, 3):
+        clock.advance_us(3_000_000)
+        if repaired(brain, crash(), f"again_{second}").intents:
+            tries.append(second)
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert tries[0] == 57
+    assert gaps[:3] == [123, 243, 483]
+    assert max(gaps) < 3700
+    assert len(tries) < 32
+
+
+def test_a_repair_that_lasted_begins_anew(brain, clock):
+    for number in range(10):
+        assert repaired(brain, crash(), f"task_{number}").opened[0].relapses == number % 3
+        clock.advance_us(3_000_000 if number % 3 < 2 else 60_000_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "lasting_seconds"),
+    [
+        (crash(result="signal", main_process="killed", main_status=9), 60.0),
+        (crash(result="signal", main_process="killed", main_status=15), 60.0),
+        (crash(), 0.0),
+        (crash(), None),
+    ],
+)
+def test_what_says_nothing_against_the_repair_before(brain, clock, data, lasting_seconds):
+    for number in range(10):
+        change = repaired(brain, data, f"task_{number}", lasting_seconds)
+        assert len(change.intents) == 1
+        assert change.lessons == ()
+        clock.advance_us(1_000_000)
+
+
+def test_a_crash_by_a_signal_is_the_units_own(brain, clock):
+    for number in range(4):
+        change = repaired(brain, crash(result="signal", main_process="killed", main_status=11), f"task_{number}")
+        clock.advance_us(1_000_000)
+    assert change.escalated
+
+
+def test_a_unit_that_flaps_and_is_not_adopted_any_more_is_only_observed(brain):
+    for number in range(3):
+        repaired(brain, crash(), f"task_{number}")
+    change = brain.on_anomaly({**crash(), "profile": None})
+    assert change.escalated == change.intents == ()
+    assert change.incidents[0].outcome == "observed"

@@ -9,6 +9,7 @@ from graced.base.clock import ManualClock
 from graced.model.event import ANOMALY, Event
 from graced.runtime.loop import Loop
 from graced.store.brain import BrainStore
+from graced.store.memory import MemoryStore
 from graced.supervisor.loops import Loops
 from graced.supervisor.main import _Htm
 from graced.supervisor.queue import Queue
@@ -195,3 +196,14 @@ def test_a_reboot_ends_waiting_and_makes_times_unknown(host):
     assert host.open == []
     _seq, record = host.store.outbox()[-1]
     assert (record["outcome"], record["detect_ms"], record["heal_ms"]) == ("healed", 4.0, None)
+
+
+def test_memory_takes_what_is_kept_for_it(host, tmp_path):
+    host.report()
+    host.heal()
+    host.report()
+    memory = MemoryStore(str(tmp_path / "memory.db"), host.clock)
+    for _seq, record in host.store.outbox():
+        memory.put_incident(record)
+    assert [one["outcome"] for one in memory.incidents()] == ["open", "healed"]
+    memory.close()
