@@ -68,7 +68,22 @@ def _incident(incident: JsonDict) -> list[str]:
             lines.append(f"It could not be healed{reason}")
         case _:
             lines.append(f"Outcome: {cell(outcome)}{reason}")
+    if outcome in {"failed", "refused"}:
+        lines += _own_words(incident)
     return lines
+
+
+def _own_words(incident: JsonDict) -> list[str]:
+    """Where a person reads on: what the unit itself has said since shortly before it was noticed."""
+    from datetime import datetime, timedelta
+    from shlex import quote
+
+    try:
+        opened = datetime.fromisoformat(str(incident.get("opened_at")))
+    except ValueError:
+        return []
+    since = (opened - timedelta(seconds=10)).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return [f"What the unit said itself: journalctl --since '{since}' -u {quote(cell(incident.get('unit')))}"]
 
 
 def _task(task: JsonDict) -> list[str]:

@@ -147,7 +147,10 @@ def test_a_unit_that_fails_again_after_every_repair_is_left_to_a_person(machine:
     left = app.wait_incident(outcome="failed")
     assert [one["outcome"] for one in app.incidents()] == ["healed", "healed", "healed", "failed"]
     assert "flapping: the last 3 repairs, by restart-unit, lasted less than 60 s each" in left["reason"]
-    assert "flapping" in app.explain(left)
+    story = app.explain(left)
+    assert "flapping" in story
+    read_on = next(line for line in story.splitlines() if line.startswith("What the unit said itself: "))
+    assert "status=7" in machine.sh(read_on.partition(": ")[2] + " --no-pager").stdout
     status = machine.run(["gracectl", "status"])
     assert status.returncode == 3
     assert f"{left['id']} is open (failed)" in status.stdout

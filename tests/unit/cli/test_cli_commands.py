@@ -161,6 +161,15 @@ def test_explain_says_what_is_missing(ctl, story) -> None:
     assert "the disk is full" in told.stdout
 
 
+@pytest.mark.parametrize("outcome", ["failed", "refused"])
+def test_explain_of_what_was_not_healed_says_where_to_read_on(ctl, story, outcome: str) -> None:
+    story.answers["Memory.Incident"]["incident"] = {**INCIDENT, "unit": r"a\x2db.service", "outcome": outcome}
+    told = ctl("explain", "incident_7").stdout
+    assert r"journalctl --since '2026-11-22 15:03:55 UTC' -u 'a\x2db.service'" in told
+    story.answers["Memory.Incident"]["incident"] = {**INCIDENT, "outcome": outcome, "opened_at": "soon"}
+    assert "journalctl" not in ctl("explain", "incident_7").stdout
+
+
 def test_explain_of_something_else_is_a_usage_error(ctl, graced) -> None:
     assert ctl("explain", "nginx").exit_code == 2
 
