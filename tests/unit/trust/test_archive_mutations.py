@@ -193,9 +193,11 @@ def change_seal(_path: Path, db: sqlite3.Connection, dice: random.Random) -> Non
     """One column of one sealed segment."""
     rows = db.execute("SELECT first, size, file, digest, keys FROM sealed").fetchall()
     first, size, file, digest, keys = dice.choice(rows)
+    # SQLite itself refuses the number of another one.
+    others = sorted({first - 1, first + 1, first + 256, first + 10_000} - {row[0] for row in rows})
     name, value = dice.choice(
         (
-            ("first", first + dice.choice((-1, 1, 256, 10_000))),
+            ("first", dice.choice(others)),
             ("size", size + dice.choice((-256, -1, 1, 256))),
             ("file", dice.choice((f"{file}.old", f"../{file}", f"./{file}", file.encode(), "x"))),
             ("digest", dice.choice((flip(digest, dice), digest[:-1], digest.hex()))),
