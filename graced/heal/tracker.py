@@ -121,6 +121,7 @@ class UnitTracker:
             start_median_ms=self.start_median_ms,
             hung_open=hung_open,
             failures=self.failures,
+            state_is_old=not self._seen,
         )
 
     def probed(self, result: JsonDict, began_us: int, *, grace: bool) -> None:

@@ -41,6 +41,7 @@ class UnitFacts(Record):
     (ok, latency_ms, error) or None without one; `probe_failures` in a row of `probe_limit`; `hung_since_us` when
     the first of them began; `hung_open`: unit.hung is an open finding.
     `start_limit_ms` is the learned limit, None until learned. `failures` counts how often it failed since it was up.
+    `state_is_old`: systemd cannot be heard, the state is the last that it told.
     """
 
     state: UnitState
@@ -57,6 +58,7 @@ class UnitFacts(Record):
     start_limit_ms: float | None = None
     start_median_ms: float | None = None
     failures: int = 0
+    state_is_old: bool = False
 
     @property
     def restart_is_due(self) -> bool:

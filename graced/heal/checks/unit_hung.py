@@ -19,6 +19,9 @@ def judge(facts: UnitFacts) -> Judgement:
         return Judgement(UNIT_HUNG, CLEAR, "the probe was answered")
     if facts.probe_failures < facts.probe_limit:
         return Judgement(UNIT_HUNG, UNKNOWN, f"{facts.probe_failures} of {facts.probe_limit} probes failed")
+    if facts.state_is_old:
+        # It may have failed or been stopped meanwhile: killing it is a cure for neither.
+        return Judgement(UNIT_HUNG, UNKNOWN, "systemd cannot be heard now")
     if facts.host_leaving or state.job:
         return Judgement(UNIT_HUNG, UNKNOWN, "systemd is about to change it")
     return Judgement(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graced.heal.checks import unit_failed
-from graced.heal.checks.facts import BY_ADMIN, BY_FAULT, FOUND, UNDECIDED, UNKNOWN
+from graced.heal.checks import unit_failed, unit_hung
+from graced.heal.checks.facts import BY_ADMIN, BY_FAULT, CLEAR, FOUND, UNDECIDED, UNKNOWN
 from graced.heal.tracker import UnitTracker
 
 UNIT = "nginx.service"
@@ -143,6 +143,17 @@ def test_after_a_lost_bus_the_next_look_counts():
     tracker.missed()
     tracker.shown(failed(500))
     assert tracker.needs_journal
+
+
+def test_what_died_while_the_bus_was_away_does_not_hang():
+    tracker = running()
+    assert not tracker.facts(600, host_leaving=False).state_is_old
+    tracker.missed()
+    for began_us in (510, 520, 530):
+        tracker.probed({"ok": False, "latency_ms": 1.0, "error": "Connection refused"}, began_us, grace=False)
+    assert unit_hung.judge(tracker.facts(600, host_leaving=False)).state == UNKNOWN
+    tracker.shown(failed(500))
+    assert unit_hung.judge(tracker.facts(600, host_leaving=False)).state == CLEAR
 
 
 def test_a_unit_that_was_unloaded_keeps_its_last_stamp():

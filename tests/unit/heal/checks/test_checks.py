@@ -87,6 +87,8 @@ BAD = {"ok": False, "latency_ms": 1000.0, "error": "no answer"}
         ({"probe": {**BAD, "ok": None}, "probe_failures": 3}, UNKNOWN),
         ({"probe": None}, UNKNOWN),
         ({"probe": BAD, "probe_failures": 3, "host_leaving": True}, UNKNOWN),
+        ({"probe": BAD, "probe_failures": 3, "state_is_old": True}, UNKNOWN),
+        ({"probe": {**BAD, "ok": True}, "state_is_old": True}, CLEAR),
     ],
 )
 def test_hung(more, expected):
