@@ -185,13 +185,13 @@ class Brain:
     def _first(self, data: JsonDict, incident: Incident) -> Change:
         """What a new incident brings, and what it says about the repair before."""
         repair = self._repairs.relapse(incident.key, data, self._clock.boottime_us())
-        if repair is None:
+        if repair is None or incident.profile is None:
             return self._reported(data, incident, (incident,))
-        profile, wall_us = incident.profile or "", self._clock.wall_us()
-        lessons = (self._lessons.relapsed(incident.finding, profile, repair.playbook, wall_us=wall_us),)
+        about = incident.finding, incident.profile, repair.playbook
+        lessons = (self._lessons.relapsed(*about, wall_us=self._clock.wall_us()),)
         incident = incident.replace(relapses=repair.relapses + 1)
         self._open[incident.key] = incident
-        if incident.relapses < FLAPPING or incident.profile is None:
+        if incident.relapses < FLAPPING:
             return self._reported(data, incident, (incident,)).replace(lessons=lessons)
         incident = self._later(
             incident.replace(
@@ -304,8 +304,8 @@ class Brain:
             if decided_us is not None and incident.fault_monotonic_us is not None:
                 incident = incident.replace(heal_ms=round((decided_us - incident.fault_monotonic_us) / 1000, 3))
             incident = incident.replace(closed_at=iso(self._clock.wall_us()))
-            del self._open[incident.key]
             self._repairs.note(incident.key, result, incident.relapses, self._clock.boottime_us())
+            del self._open[incident.key]
             return Change(incidents=(incident,), closed=(incident,), lessons=lessons)
         if incident.cleared:
             # Nobody will say so a second time. What was tried in vain is still worth a look.

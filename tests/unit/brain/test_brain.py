@@ -269,5 +269,11 @@ def test_a_unit_that_flaps_and_is_not_adopted_any_more_is_only_observed(brain):
     for number in range(3):
         repaired(brain, crash(), f"task_{number}")
     change = brain.on_anomaly({**crash(), "profile": None})
-    assert change.escalated == change.intents == ()
+    assert change.escalated == change.intents == change.lessons == ()
     assert change.incidents[0].outcome == "observed"
+
+
+def test_a_malformed_result_leaves_the_incident_open(brain):
+    with pytest.raises(FormatError):
+        repaired(brain, crash(), "task_1", lasting_seconds="long")
+    assert [one.task_id for one in brain.open_incidents] == ["task_1"]
