@@ -217,7 +217,11 @@ class ActuatorKernel(Kernel):
             manifest, contents = configs.manifest_of(unit, examined, iso(self.clock.wall_us()), uid, reason)
             if adopted.profile.config_paths and not manifest.files:
                 paths = ", ".join(adopted.profile.config_paths)
-                raise HostError(f"none of {unit}'s config files is there: {paths}", code="no-config")
+                raise HostError(
+                    f"none of {unit}'s config files is there ({paths}): a profile for a service that has none leaves "
+                    "[config] out",
+                    code="no-config",
+                )
             self.host.good.save(manifest, contents)
             _manifest, examined, _owners = await self._examined(unit, adopted.profile)
         data = {"manifest_digest": manifest.digest, "files": len(manifest.files), "reason": reason, "uid": uid}
