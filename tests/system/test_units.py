@@ -146,6 +146,23 @@ def test_no_limit_of_starts_where_nothing_can_loop(machine: Container) -> None:
         assert machine.show(unit, "StartLimitIntervalUSec") == {"StartLimitIntervalUSec": "0"}, unit
 
 
+FOUND_BY = """
+import sys
+text = open(sys.argv[1]).read()
+assert text.endswith("main()\\n")
+exec(text.removesuffix("main()\\n"))
+before = ("graced.base", "graced.base.finder")
+found = {name: type(one.__loader__).__name__ for name, one in sys.modules.items() if name.startswith("graced.")}
+print(*sorted({loader for name, loader in found.items() if name not in before}))
+"""
+
+
+def test_daemons_find_their_own_modules_compiled(machine: Container) -> None:
+    for name in (*DAEMONS, "actuator"):
+        found = machine.run(["python3", "-IS", "-c", FOUND_BY, f"/usr/lib/graced/graced-{name}"]).ok().stdout.strip()
+        assert found == "OwnFinder", name
+
+
 def test_sockets_are_root_owned_where_only_root_writes(machine: Container) -> None:
     assert machine.run(["stat", "-c", "%U:%G %a", "/run/graced"]).ok().stdout.strip() == "root:root 755"
     for name, path in SOCKETS.items():
