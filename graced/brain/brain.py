@@ -154,6 +154,7 @@ class Brain:
         self._clock = clock
         self._lessons = Lessons(lessons)
         self._repairs = Repairs()
+        self._reports: dict[tuple[str, str], JsonDict] = {}
         self._boot_id = boot_id
         self._open = {incident.key: self._of_this_boot(incident) for incident in incidents}
         self._next_number = next_number
@@ -176,6 +177,7 @@ class Brain:
         incident = self._open.get((unit, finding))
         if incident is None:
             return self._first(data, self._opened(data, unit, finding))
+        self._reports[incident.key] = data
         if incident.cleared:
             incident = incident.replace(cleared=False)
             self._open[incident.key] = incident
@@ -241,6 +243,7 @@ class Brain:
             boot_id=self._boot_id,
         )
         self._open[incident.key] = incident
+        self._reports[incident.key] = data
         return incident
 
     def _busy(self, unit: str) -> bool:
@@ -305,7 +308,7 @@ class Brain:
                 incident = incident.replace(heal_ms=round((decided_us - incident.fault_monotonic_us) / 1000, 3))
             incident = incident.replace(closed_at=iso(self._clock.wall_us()))
             self._repairs.note(incident.key, result, incident.relapses, self._clock.boottime_us())
-            del self._open[incident.key]
+            self._forget(incident)
             return Change(incidents=(incident,), closed=(incident,), lessons=lessons)
         if incident.cleared:
             # Nobody will say so a second time. What was tried in vain is still worth a look.
@@ -339,6 +342,19 @@ class Brain:
         self._open[incident.key] = incident
         return Change(incidents=(incident,))
 
+    def on_reset(self, unit: str) -> Change:
+        """A person mended the unit's cause: what was given up on is tried again, as it was last reported."""
+        self._repairs.forget(unit)
+        incidents: list[Incident] = []
+        intents: list[Intent] = []
+        for one in [one for one in self._open.values() if one.unit == unit and not one.active]:
+            self._open[one.key] = fresh = one.replace(tries=0, relapses=0, retry_boottime_us=0)
+            report = self._reports.get(one.key)
+            again = Change() if report is None else self._reported(report, fresh)
+            incidents += again.incidents or (fresh,)
+            intents += again.intents
+        return Change(incidents=tuple(incidents), intents=tuple(intents))
+
     def on_telemetry(self, data: JsonDict) -> Change:
         """An event layer3.telemetry.stream: findings that cleared by themselves or by a human close their incidents."""
         changes = []
@@ -358,8 +374,12 @@ class Brain:
     def _gone(self, incident: Incident) -> Change:
         outcome = OBSERVED_OUTCOME if incident.outcome in {OPEN, HELD} else incident.outcome
         done = incident.replace(outcome=outcome, closed_at=iso(self._clock.wall_us()))
-        del self._open[incident.key]
+        self._forget(incident)
         return Change(incidents=(done,), closed=(done,))
+
+    def _forget(self, incident: Incident) -> None:
+        del self._open[incident.key]
+        self._reports.pop(incident.key, None)
 
 
 def _severity(data: JsonDict) -> str:

@@ -47,6 +47,10 @@ class Repairs:
             return None
         return repair
 
+    def forget(self, unit: str) -> None:
+        """What its repairs came to no longer counts."""
+        self._newest = {key: repair for key, repair in self._newest.items() if key[0] != unit}
+
 
 def _from_outside(anomaly: JsonDict) -> bool:
     evidence = opt_dict(anomaly, "evidence") or {}

@@ -18,7 +18,7 @@ _WORDS = {
     "signer": "governance ledger verification",
     "key": "governance ledger verification",
 }
-_RELEASE = "$(_gracectl_adopted)"
+_OF_ADOPTED = {"release", "reset"}
 _HELP = click.Option(["--help"], is_flag=True, help="Show this message and exit.")
 
 _HEAD = """\
@@ -82,8 +82,8 @@ def _flags(command: click.Command) -> list[str]:
 
 
 def _arguments(name: str, command: click.Command) -> str:
-    if name == "release":
-        return _RELEASE
+    if name in _OF_ADOPTED:
+        return "$(_gracectl_adopted)"
     words = [_WORDS[item.name] for item in command.params if isinstance(item, click.Argument) and item.name in _WORDS]
     return " ".join(words)
 
@@ -130,7 +130,7 @@ _gracectl_adopted() {
 }
 
 """
-_ZSH_UNITS = {"release": "_gracectl_adopted"}
+_ZSH_UNITS = dict.fromkeys(_OF_ADOPTED, "_gracectl_adopted")
 
 
 def _zsh_text(text: str) -> str:

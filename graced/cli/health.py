@@ -155,10 +155,13 @@ def _troubles(answers: Answers) -> list[str]:
 def _adopted(answers: Answers) -> list[JsonDict] | None:
     if answers.adopted is None:
         return None
+    seen = {str(row.get("unit")): row for row in (answers.governance or {}).get("units") or []}
     rows = []
     for watch in answers.adopted:
-        unit = answers.units.get(str(watch.get("unit")))
-        rows.append({**watch, "state": unit.state if unit else "unknown"})
+        name = str(watch.get("unit"))
+        unit, known = answers.units.get(name), seen.get(name, {})
+        state = unit.state if unit else "unknown"
+        rows.append({**watch, "state": state, "tier_now": known.get("tier"), "failures": known.get("failures")})
     return rows
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "resume": "pause",
     "drain": "pause",
     "shadow": "pause",
+    "reset": "pause",
     "approvals": "approvals",
     "approve": "approvals",
     "deny": "approvals",

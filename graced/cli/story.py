@@ -69,21 +69,23 @@ def _incident(incident: JsonDict) -> list[str]:
         case _:
             lines.append(f"Outcome: {cell(outcome)}{reason}")
     if outcome in {"failed", "refused"}:
-        lines += _own_words(incident)
+        lines += _read_on(incident)
     return lines
 
 
-def _own_words(incident: JsonDict) -> list[str]:
-    """Where a person reads on: what the unit itself has said since shortly before it was noticed."""
+def _read_on(incident: JsonDict) -> list[str]:
+    """What a person does next: read what the unit itself said since shortly before, mend it, and say so."""
     from datetime import datetime, timedelta
     from shlex import quote
 
+    unit = quote(cell(incident.get("unit")))
+    open_still = [] if incident.get("closed_at") else [f"Once you have mended the cause: gracectl reset {unit}"]
     try:
         opened = datetime.fromisoformat(str(incident.get("opened_at")))
     except ValueError:
-        return []
+        return open_still
     since = (opened - timedelta(seconds=10)).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return [f"What the unit said itself: journalctl --since '{since}' -u {quote(cell(incident.get('unit')))}"]
+    return [f"What the unit said itself: journalctl --since '{since}' -u {unit}", *open_still]
 
 
 def _task(task: JsonDict) -> list[str]:

@@ -16,9 +16,10 @@ from graced.base.messages import ACCESS_REFUSED, DECISION
 from graced.model import event
 from graced.policy.approval import number_of
 from graced.policy.decide import SHADOW, Decision, Moment, Plan, acts
-from graced.policy.limits import SECOND_US, UnitHistory, allowed, effective_tier, with_outcome
+from graced.policy.limits import allowed
 from graced.policy.rules import ALLOW, DENY, HOLD
 from graced.runtime.approvals import Approvals
+from graced.runtime.conduct import Conduct
 from graced.runtime.desk import Desk
 from graced.runtime.judging import Judging
 from graced.runtime.kernel import Kernel, kernel_main
@@ -59,7 +60,6 @@ FILES_AFTER_SECONDS = 0.4
 # After the rush of a boot.
 TELL_AFTER_SECONDS = 2.0
 MAX_PAUSE_SECONDS = 365 * 86400
-OUTCOMES = {"healed": True, "success": True, "failed": False, "held": None, "refused": None, "observed": None}
 _ERRORS = {"no-such-approval": "NoSuchApproval", "not-open": "NotOpen", "same-person": "SamePerson"}
 
 
@@ -76,6 +76,7 @@ class GovernanceInterface(Interface):
         "Outcome": frozenset({"healing"}),
         "Pause": ADMIN,
         "Resume": ADMIN,
+        "Reset": ADMIN,
         "RotateKey": ADMIN,
         "Shadow": ADMIN,
         "State": READ,
@@ -105,13 +106,20 @@ class GovernanceInterface(Interface):
 
     def Outcome(self, call: Call) -> JsonDict:
         names = [get_str(call.parameters, name) for name in ("task_id", "unit", "playbook", "outcome")]
-        return {"tier": self._kernel.outcome(*names)}
+        return {"tier": self._kernel.conduct.outcome(*names)}
 
     async def Pause(self, call: Call) -> JsonDict:
         seconds = opt_int(call.parameters, "duration_seconds")
         if seconds is not None and not 1 <= seconds <= MAX_PAUSE_SECONDS:
             raise FormatError(f"duration_seconds: {seconds} is not within 1..{MAX_PAUSE_SECONDS}")
         return await self._kernel.quiet.pause(call.peer.uid, seconds, _reason(call))
+
+    async def Reset(self, call: Call) -> JsonDict:
+        unit = get_str(call.parameters, "unit")
+        try:
+            return await self._kernel.conduct.reset(unit, call.peer.uid, _reason(call))
+        except PolicyError as error:
+            raise VarlinkError(f"{self.name}.NotAdopted", {"unit": unit}) from error
 
     async def Resume(self, call: Call) -> JsonDict:
         return await self._kernel.quiet.resume(call.peer.uid)
@@ -177,6 +185,7 @@ class GovernanceKernel(Kernel):
         self._policies = Policies(self, f"{state}/last-good")
         self._moments = Moments(self)
         self.judging = Judging(self._standing, self._policies, self.approvals)
+        self.conduct = Conduct(self, self._standing, self._policies, self._scribe)
         self.desk = Desk(self, self.approvals, self._scribe)
         self.quiet = Quiet(self, self._standing, self._scribe)
         self.waiting = Waiting(self, self._answers_now)
@@ -335,57 +344,19 @@ class GovernanceKernel(Kernel):
             GRACED_PLAYBOOK=plan.playbook,
         )
 
-    def outcome(self, task_id: str, unit: str, playbook: str, outcome: str) -> int:
-        """Note what became of a warranted plan; the unit's tier now. Raises FormatError for an unknown word."""
-        if outcome not in OUTCOMES:
-            raise FormatError(f"outcome: {outcome!r} is not one of {', '.join(OUTCOMES)}", path="outcome")
-        history = self._standing.history(unit)
-        if history.open_task != task_id:
-            # A playbook that only looks, or an answer that came twice: it says nothing about the unit.
-            return self._tier(history)
-        now_us = self._standing.age_us()
-        before = self._tier(history)
-        history = with_outcome(history, playbook, helped=OUTCOMES[outcome], limits=self.rules.limits, now_us=now_us)
-        self._standing.put(history)
-        tier = self._tier(history)
-        if tier < before:
-            self.log(WARNING, f"{history.failures} futile heals of {unit}: its tier is {tier} now", GRACED_UNIT=unit)
-        return tier
-
-    def _tier(self, history: UnitHistory) -> int:
-        for unit, _profile, tier in self._policies.adopted():
-            if unit == history.unit:
-                return effective_tier(history, tier, self.rules.limits, self._standing.age_us())
-        return 0
-
     # State -------------------------------------------------------------------------------------------------
 
     def state(self) -> JsonDict:
         """The reply to State."""
         self._policies.refresh()
         pause, shadow = self._standing.pause, self._standing.shadow or {}
-        hour_ago_us = self._standing.age_us() - 3600 * SECOND_US
-        units = []
-        for unit, profile, tier in self._policies.adopted():
-            history = self._standing.history(unit)
-            units.append(
-                {
-                    "unit": unit,
-                    "profile": profile,
-                    "tier": self._tier(history),
-                    "adopted_tier": tier,
-                    "failures": history.failures,
-                    "breaker": history.failures >= self.rules.limits.breaker_failures,
-                    "heals_last_hour": sum(at_us > hour_ago_us for at_us, _name in history.acts),
-                }
-            )
         return {
             "paused": pause is not None,
             "until_boottime_us": self._standing.paused_until_boottime_us,
             "paused_by": pause.by_uid if pause else None,
             "reason": pause.reason if pause else None,
             "policy_digest": self.rules.digest,
-            "units": units,
+            "units": self.conduct.listed(),
             "shadow": self.shadow,
             "shadow_by": shadow.get("by_uid"),
             "shadow_reason": shadow.get("reason"),

@@ -235,5 +235,10 @@ def with_outcome(
     )
 
 
+def forgiven(history: UnitHistory) -> UnitHistory:
+    """The history as if no heal had been futile; what was done in the last hour, and is being done, stays."""
+    return history.replace(failures=0, failed_at_us=0, failed_playbooks={}, demotions=0, demoted_at_us=0)
+
+
 def _seconds(us: int) -> float:
     return max(0.0, us / SECOND_US)

@@ -142,6 +142,9 @@ class Loops:
         """What held a heal may be over (a pause, a person's word, a rule, a window): it need not sit out its wait."""
         if data.get("paused") is False:
             self._hurry_all("resumed")
+        elif (unit := opt_str(data, "reset")) is not None:
+            self._apply(self.brain.on_reset(unit))
+            self._hurry_all(f"{unit} was reset", unit)
         elif data.get("ask_again") is True:
             task_id = opt_str(data, "task_id")
             if task_id is None:
@@ -151,9 +154,9 @@ class Loops:
         elif "approval" in data and get_str(data, "state", "decision") in {"granted", "denied"}:
             self._hurry(get_str(data, "task_id"), f"{get_str(data, 'approval')} is {get_str(data, 'state')}")
 
-    def _hurry_all(self, reason: str) -> None:
+    def _hurry_all(self, reason: str, unit: str | None = None) -> None:
         for incident in self.brain.open_incidents:
-            if incident.outcome == HELD and incident.task_id:
+            if incident.outcome == HELD and incident.task_id and unit in {None, incident.unit}:
                 self._hurry(incident.task_id, reason)
 
     def _hurry(self, task_id: str, reason: str) -> None:

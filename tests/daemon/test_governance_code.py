@@ -258,6 +258,27 @@ def test_failures_open_the_breaker_and_it_survives_sigkill(host):
     [unit] = host.call("governance", "State")["units"]
     assert (unit["failures"], unit["breaker"], unit["tier"], unit["adopted_tier"]) == (3, True, 2, 3)
 
+    # A reset that cannot be recorded changes nothing, as does one of a unit that nobody adopted.
+    host.supervisor.up = False
+    with pytest.raises(VarlinkError, match=r"Unavailable|ledger|answer"):
+        host.call("governance", "Reset", unit="nginx.service", reason="mended")
+    host.supervisor.up = True
+    with pytest.raises(VarlinkError, match="NotAdopted"):
+        host.call("governance", "Reset", unit="cron.service", reason="mended")
+    assert host.decide()["rule"] == "breaker"
+
+    reply = host.call("governance", "Reset", unit="nginx.service", reason="mended")
+    assert reply == {"tier": 3, "failures": 3}
+    host.kill("governance")
+    host.start("governance")
+    [unit] = host.call("governance", "State")["units"]
+    assert (unit["failures"], unit["breaker"], unit["tier"], unit["heals_last_hour"]) == (0, False, 3, 3)
+    assert host.decide()["effect"] == "allow"
+    data = {"reset": "nginx.service", "by_uid": os.getuid(), "reason": "mended", "failures": 3, "tier": 2}
+    calls = [one["parameters"] for one in host.supervisor.calls]
+    assert [one["signature"] is not None for one in calls if one.get("kind") and one["data"] == data] == [True, True]
+    assert [one["subject"] for one in calls if one.get("type") and one["data"] == data] == ["nginx.service"]
+
 
 def test_the_same_answer_is_recorded_once_and_who_waits_is_told_when_it_changes(host):
     site(host, ASK.format(people=1).replace("approvals = 1", ""))

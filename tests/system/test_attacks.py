@@ -48,6 +48,7 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "Governance.Approve": ({"id": "approval_1"}, ("anna", "otto")),
     "Governance.Deny": ({"id": "approval_1", "reason": "x"}, ("anna", "otto")),
     "Governance.Pause": ({"reason": "x"}, ("anna", "otto")),
+    "Governance.Reset": ({"unit": "nginx.service"}, ("anna", "otto")),
     "Governance.Shadow": ({"on": True}, ("anna", "otto")),
     "Governance.RotateKey": ({"reason": "x"}, ("anna", "otto")),
     "Governance.Decide": ({"plan": {}}, (HEALING,)),

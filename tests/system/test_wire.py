@@ -46,7 +46,7 @@ MAY = {
     },
     "Governance": {
         **dict.fromkeys(("Decide", "Outcome"), frozenset({"healing"})),
-        **dict.fromkeys(("Pause", "Resume", "Shadow", "Approve", "Deny", "RotateKey"), ACT),
+        **dict.fromkeys(("Pause", "Resume", "Reset", "Shadow", "Approve", "Deny", "RotateKey"), ACT),
         **dict.fromkeys(("Explain", "State", "Approvals"), READ),
     },
     "Memory": {

@@ -1,4 +1,4 @@
-"""gracectl pause, resume and drain: hold every repair for a while, or what one handler of the task manager gets.
+"""gracectl pause, resume, drain, shadow and reset: hold repairs, or what one handler gets, and let them go on.
 
 Without --handler they mean repairs (io.graced.Governance), with it the queue (io.graced.HTM): never both at once.
 """
@@ -136,6 +136,30 @@ def shadow(state: str, reason: str | None) -> None:
             "remove shadow = true from [governance] in /etc/graced/graced.toml, then systemctl reload graced.target",
         )
     say("The host is in shadow: nothing acts." if state == "on" else "The host is not in shadow: repairs act.")
+
+
+@click.command(
+    epilog="Example: gracectl reset nginx --reason 'the certificate is back'. "
+    "Exit status: 0 done, 1 when it is not adopted."
+)
+@click.argument("unit")
+@click.option("--reason", help="What was mended, for the record.")
+@verbose_option
+def reset(unit: str, reason: str | None) -> None:
+    """Forget the repairs of UNIT that did not help, once you have mended the cause.
+
+    After a few futile repairs graced waits longer between tries and takes a tier away. This gives UNIT the tier that
+    it was adopted with, and what is still wrong with it is tried again at once. What it has had in the last hour still
+    counts.
+    """
+    from graced.base.words import counted
+    from graced.cli.app import call
+    from graced.cli.units import service_name
+
+    name = service_name(unit)
+    reply = call("io.graced.Governance.Reset", {"unit": name, "reason": reason})
+    futile = counted(int(reply.get("failures") or 0), "futile repair")
+    say(f"{futile} of {printable(name)} forgotten; its tier is {reply.get('tier')}. See: gracectl status")
 
 
 def _for(handler: str) -> str:

@@ -97,9 +97,17 @@ def _human(summary: JsonDict) -> str:
     lines += [f"  - {printable(reason)}" for reason in summary["reasons"]]
     lines += ["", _kernels(summary["kernels"])]
     if summary["adopted"]:
-        rows = [(row["unit"], row["state"], row["profile"], row["tier"]) for row in summary["adopted"]]
+        rows = [(row["unit"], row["state"], row["profile"], _tier(row)) for row in summary["adopted"]]
         lines += ["", table(("unit", "state", "profile", "tier"), rows)]
     return "\n".join(lines)
+
+
+def _tier(row: JsonDict) -> str:
+    """The tier, and what futile repairs have left of it."""
+    tier, now = row["tier"], row["tier_now"]
+    if now == tier:
+        return str(tier)
+    return f"{'unknown' if now is None else now} of {tier}"
 
 
 def _kernels(kernels: list[JsonDict]) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from graced.base.clock import ManualClock
 from graced.base.errors import FormatError
-from graced.brain.brain import Brain, Incident
+from graced.brain.brain import Brain, Change, Incident
 from graced.brain.lessons import Lesson, Lessons
 
 
@@ -233,6 +233,54 @@ def test_a_flapping_unit_is_left_to_a_person_and_tried_at_a_bounded_rate(brain, 
     assert gaps[:3] == [123, 243, 483]
     assert max(gaps) < 3700
     assert len(tries) < 32
+
+
+def test_after_a_reset_it_is_tried_at_once(brain, clock):
+    for number in range(4):
+        repaired(brain, crash(), f"task_{number}")
+        clock.advance_us(3_000_000)
+    assert brain.on_anomaly(crash()).intents == ()
+    assert brain.on_reset("other.service") == Change()
+    change = brain.on_reset(crash()["unit"])
+    [incident] = change.incidents
+    assert (incident.tries, incident.relapses, incident.retry_boottime_us, incident.active) == (1, 0, 0, True)
+    [intent] = change.intents
+    assert (intent.incident, intent.anomaly) == (incident, crash())
+    assert "This is try" not in intent.reasoning
+
+
+def test_what_was_not_reported_since_a_start_is_tried_at_its_next_report_after_a_reset(brain, clock):
+    for number in range(4):
+        repaired(brain, crash(), f"task_{number}")
+    later = Brain(clock, incidents=brain.open_incidents)
+    change = later.on_reset(crash()["unit"])
+    assert change.intents == ()
+    assert [one.retry_boottime_us for one in change.incidents] == [0]
+    assert len(later.on_anomaly(crash()).intents) == 1
+
+
+def test_of_two_findings_of_a_unit_one_is_tried_after_a_reset(brain):
+    for finding in ("unit.failed", "unit.hung"):
+        brain.on_anomaly(crash() | {"finding": finding})
+        [incident] = [one for one in brain.open_incidents if one.finding == finding]
+        brain.not_submitted(incident.id, "the queue is full")
+    change = brain.on_reset(crash()["unit"])
+    assert [one.active for one in change.incidents] == [True, False]
+    assert len(change.intents) == 1
+
+
+def test_a_reset_forgets_what_the_repair_before_came_to(brain, clock):
+    repaired(brain, crash(), "task_1")
+    brain.on_reset(crash()["unit"])
+    change = brain.on_anomaly(crash())
+    assert change.lessons == ()
+    assert change.opened[0].relapses == 0
+
+
+def test_a_heal_under_way_goes_on_over_a_reset(brain):
+    change = brain.on_anomaly(crash())
+    assert brain.on_reset(crash()["unit"]).incidents == ()
+    assert brain.open_incidents == list(change.incidents)
 
 
 def test_a_repair_that_lasted_begins_anew(brain, clock):

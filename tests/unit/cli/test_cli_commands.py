@@ -200,6 +200,15 @@ def test_pause_and_resume(ctl, graced) -> None:
     ]
 
 
+def test_reset(ctl, graced) -> None:
+    graced.answers["Governance.Reset"] = {"tier": 3, "failures": 4}
+    done = ctl("reset", "nginx", "--reason", "certificate")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "4 futile repairs of nginx.service forgotten; its tier is 3" in done.stderr
+    assert graced.calls == [("io.graced.Governance.Reset", {"unit": "nginx.service", "reason": "certificate"})]
+    assert "only services" in ctl("reset", "nginx.socket").stderr
+
+
 def test_a_pause_without_the_end_that_was_asked_for_is_a_failure(ctl, graced) -> None:
     graced.answers["Governance.Pause"] = {"until_boottime_us": None}
     assert ctl("pause", "1h").exit_code == 1

@@ -142,9 +142,21 @@ def test_adopted_units_are_shown_with_their_state(ctl, graced, systemd, run) -> 
     (run / "etc/watch.d/nginx.toml").write_text('unit = "nginx.service"\nprofile = "nginx"\ntier = 3\n')
     systemd["nginx.service"] = {"LoadState": "loaded", "ActiveState": "active"}
     assert ctl("status", "--json=short").json["adopted"] == [
-        {"unit": "nginx.service", "profile": "nginx", "tier": 3, "state": "active"}
+        {
+            "unit": "nginx.service",
+            "profile": "nginx",
+            "tier": 3,
+            "state": "active",
+            "tier_now": None,
+            "failures": None,
+        }
     ]
-    assert "nginx.service" in ctl("status").stdout
+    assert "nginx    unknown of 3" in ctl("status").stdout
+    for now, shown in ((2, "nginx    2 of 3"), (3, "nginx    3")):
+        units = [{"unit": "nginx.service", "tier": now, "failures": 3 * (now < 3)}]
+        graced.answers["Governance.State"] = {"paused": False, "units": units}
+        assert ctl("status").stdout.splitlines()[-1].endswith(shown)
+    assert ctl("status", "--json=short").json["adopted"][0]["failures"] == 0
 
 
 def test_a_broken_watch_file_is_degraded(ctl, graced, systemd, run) -> None:

@@ -15,6 +15,7 @@ from graced.policy.limits import (
     UnitHistory,
     allowed,
     effective_tier,
+    forgiven,
     history_from_json,
     with_outcome,
 )
@@ -117,6 +118,18 @@ def test_futile_heals_cost_a_tier_but_never_the_safe_ones_and_quiet_time_gives_i
     restore = PLAN.replace(playbook="restore-config", tier=3)
     known = KNOWN.replace(profile_playbooks=("restore-config",), playbook_tier=3)
     assert ask(restore, known, history=failed(3), now_us=now_us + 901 * SECOND_US).rule == "tier.lowered"
+
+
+def test_a_reset_forgets_what_was_futile_and_keeps_the_last_hour():
+    now_us = HOUR_US * 100
+    history = allowed(failed(3), "restart-unit", "task_9", now_us)
+    fresh = forgiven(history)
+    assert (fresh.acts, fresh.open_task, fresh.tried_at_us) == (history.acts, "task_9", now_us)
+    assert effective_tier(fresh, 3, LIMITS, now_us) == 3
+    assert ask(history=fresh, now_us=now_us + SECOND_US).effect == "allow"
+    assert forgiven(UnitHistory(UNIT)) == UnitHistory(UNIT)
+    full = history.replace(acts=((now_us, "restart-unit"),) * 3)
+    assert ask(history=forgiven(full), now_us=now_us + SECOND_US, per_unit_per_hour=3).rule == "rate.unit"
 
 
 def test_cooldown_is_for_the_playbook_that_failed_and_grows():

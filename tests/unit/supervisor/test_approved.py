@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from graced.base.errors import TaskError
+from graced.brain.brain import Change
 from graced.model.event import DECISION, Event
 from graced.supervisor.loops import Loops
 
@@ -25,7 +26,7 @@ class Kernel:
     def __init__(self):
         self.htm = self
         self.clock, self.boot_id = None, "boot"
-        self.hurried, self.logged, self.counted = [], [], []
+        self.hurried, self.logged, self.counted, self.reset = [], [], [], []
 
     def hurry(self, task_id, reason):
         if task_id == "task_404":
@@ -42,7 +43,7 @@ class Kernel:
 def tell(incidents=(), **data):
     kernel = Kernel()
     loops = Loops(kernel, Store())
-    loops.brain = SimpleNamespace(open_incidents=incidents)
+    loops.brain = SimpleNamespace(open_incidents=incidents, on_reset=lambda unit: kernel.reset.append(unit) or Change())
     loops.on_event(Event("1", "/graced/governance", DECISION, "2026-11-22T15:04:05Z", data))
     return kernel
 
@@ -65,10 +66,17 @@ def test_a_task_that_is_gone_is_said_and_malformed_data_is_counted():
 def test_one_that_may_ask_again_does_and_after_a_start_all_that_are_held():
     assert tell(ask_again=True, task_id="task_9").hurried == [("task_9", "what held it has changed")]
     held, running, new = (
-        SimpleNamespace(outcome=outcome, task_id=task_id)
+        SimpleNamespace(outcome=outcome, task_id=task_id, unit="nginx.service")
         for outcome, task_id in (("held", "task_1"), ("open", "task_2"), ("held", None))
     )
     assert tell([held, running, new], ask_again=True, task_id=None).hurried == [("task_1", "Governance has started")]
     assert tell([held], paused=False).hurried == [("task_1", "resumed")]
     assert tell([held], paused=True).hurried == []
     assert tell([held], effect="hold", rule="x").hurried == []
+
+
+def test_a_reset_is_for_one_unit():
+    one, other = (SimpleNamespace(outcome="held", task_id=f"task_{unit}", unit=unit) for unit in ("a", "b"))
+    kernel = tell([one, other], reset="a", by_uid=0)
+    assert (kernel.reset, kernel.hurried) == (["a"], [("task_a", "a was reset")])
+    assert tell([one], reset=7).counted == ["graced_malformed_events_total"]
