@@ -17,7 +17,7 @@ from graced.model.task import COLUMNS, LEASED, QUEUED, WAITING, Task
 from graced.store.db import Database, open_database, translate
 from graced.store.durable import Durable
 from graced.store.sqlite import sqlite3
-from graced.store.taskrows import END, HEAD, KEY, NEW, TALLY, fold, insertions, steps, updates
+from graced.store.taskrows import END, HEAD, TALLY, fold, insertions, keys_of, steps, updates
 from graced.store.taskschema import MIGRATIONS
 
 TYPE_CHECKING = False
@@ -32,8 +32,9 @@ _DEADLINE_UPDATE = "UPDATE task SET deadline_wall_us = ?, deadline_boot = ?, dea
 _EVENT = "INSERT INTO task_event VALUES (?, ?, ?, ?, ?)"
 _LIVE_WITH_KEY = "SELECT id FROM task WHERE idempotency_key = ? AND finished_us IS NULL"
 _LIVE_WITH_KEYS = (
-    "SELECT idempotency_key, id FROM task"
-    " WHERE finished_us IS NULL AND idempotency_key IN (SELECT value FROM json_each(?))"
+    # an IN would sort them first, which costs as much again
+    "SELECT idempotency_key, task.id FROM json_each(?) AS one CROSS JOIN task"
+    " WHERE finished_us IS NULL AND idempotency_key = one.value"
 )
 _LISTS = {QUEUED: ("task_queue", "handler, rank, id"), LEASED: ("task_leased", "id")}
 _DEADLINE = slice(COLUMNS.index("deadline_wall_us"), COLUMNS.index("deadline_boottime_us") + 1)
@@ -256,11 +257,12 @@ class TaskStore:
             if statement == END:
                 self._ended.update([row[-1] for row in rows])
         for statement, rows in insertions(new):
-            if statement == NEW:
-                note(statement, rows)
-                self._came.update([(row[KEY], row[0]) for row in rows if row[KEY] is not None])
-            else:
+            came = keys_of(statement, rows)
+            if came is None:
                 many(statement, rows)
+            else:
+                note(statement, rows)
+                self._came.update([(key, number) for key, number in came if key is not None])
         if events:
             many(_EVENT, events)
         if tally:
