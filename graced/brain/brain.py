@@ -11,7 +11,7 @@ from __future__ import annotations
 from graced.base.clock import iso
 from graced.base.json import get_list, get_str, opt_dict, opt_int, opt_list, opt_str
 from graced.base.record import Record
-from graced.brain.lessons import UNTRIED_SCORE, Lesson, Lessons
+from graced.brain.lessons import UNTRIED_SCORE, Lesson, Lessons, tried_of
 from graced.brain.relapse import Repairs
 
 TYPE_CHECKING = False
@@ -318,20 +318,10 @@ class Brain:
         return Change(incidents=(incident,), lessons=lessons, escalated=(incident,))
 
     def _learned(self, incident: Incident, result: JsonDict) -> tuple[Lesson, ...]:
-        lessons = []
-        for tried in opt_list(result, "tried") or []:
-            ok = tried.get("helped")
-            if isinstance(ok, bool):
-                lessons.append(
-                    self._lessons.learn(
-                        incident.finding,
-                        incident.profile or "",
-                        get_str(tried, "playbook"),
-                        ok=ok,
-                        wall_us=self._clock.wall_us(),
-                    )
-                )
-        return tuple(lessons)
+        about, wall_us = (incident.finding, incident.profile or ""), self._clock.wall_us()
+        return tuple(
+            self._lessons.learn(*about, playbook, ok=helped, wall_us=wall_us) for playbook, helped in tried_of(result)
+        )
 
     def on_held(self, task_id: str, reason: str) -> Change:
         """A heal is waiting (dpkg at work, paused): say so in the incident; the task stays."""

@@ -7,13 +7,30 @@ succession): one that was never tried scores 0.5, so a proven one goes before it
 from __future__ import annotations
 
 from graced.base.clock import iso
+from graced.base.errors import FormatError
+from graced.base.json import get_str, opt_bool, opt_list
 from graced.base.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from graced.base.json import JsonDict
+
 UNTRIED_SCORE = 0.5
+
+
+def tried_of(result: JsonDict) -> list[tuple[str, bool]]:
+    """(playbook, did it help?) of what a heal tried to the end, from its result. Raises FormatError."""
+    found = []
+    for place, one in enumerate(opt_list(result, "tried") or []):
+        path = f"$.tried[{place}]"
+        if not isinstance(one, dict):
+            raise FormatError(f"{path}: an object is needed, not {type(one).__name__}", path=path)
+        helped = opt_bool(one, "helped", path)
+        if helped is not None:
+            found.append((get_str(one, "playbook", path), helped))
+    return found
 
 
 class Lesson(Record):

@@ -167,15 +167,15 @@ class Book:
         """It is queued, or queued under another rank."""
         self._window(task.handler).push(task)
 
-    def pop(self, handler: str) -> Task | None:
-        """The next queued task of a handler; None when there is none."""
+    def take(self, handler: str, most: int) -> list[Task]:
+        """The next queued tasks of a handler, leased from here on; there may be more, but for an empty answer."""
         window = self._window(handler)
         while True:
             if window.hungry:
                 self._refill(handler, window)
-            task = window.pop()
-            if task is not None or window.horizon is None:
-                return task
+            taken = window.take(most)
+            if taken or window.horizon is None:
+                return taken
 
     def _refill(self, handler: str, window: Window) -> None:
         # the query must see what this turn has changed

@@ -20,7 +20,6 @@ from graced.model.task import LEASED, QUEUED, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from graced.htm.lease import Worker
     from graced.htm.why import Why
 
 GRANTS_PER_TURN = 2000
@@ -40,33 +39,34 @@ class Engine(Runs, Clockwork):
             if self._modes and self._modes.of(handler, PAUSED) is not None:
                 continue
             now_us = self.timeline.now_us()
-            given: list[Task] = []
-            while room and (worker := self.leases.idle(handler, now_us)) is not None:
-                task = self.book.pop(handler)
-                if task is None:
+            while most := min(room, self.leases.free(handler, now_us)):
+                tasks = self.book.take(handler, most)
+                if not tasks:
                     break
-                self._grant(task, worker)
-                given.append(task)
-                room -= 1
-            self.book.all_moved(given, QUEUED, LEASED)
+                self._grant(handler, tasks, now_us)
+                room -= len(tasks)
 
     @property
     def more_to_dispatch(self) -> bool:
         """Did the last dispatch stop at its bound?"""
         return len(self.book.turn.granted) >= GRANTS_PER_TURN
 
-    def _grant(self, task: Task, worker: Worker) -> None:
-        now_us = self.timeline.stamp_us()
-        task.state = LEASED
-        task.attempts += 1
-        task.worker = worker.name
-        task.started_us = now_us
-        lease = self.leases.grant(task, worker, now_us)
-        turn = self.book.turn
-        turn.granted.append(lease)
-        if turn.heard:
-            turn.said(task.id, now_us, "leased", task.attempts, worker.name)
-        self.counts.wait[task.priority].observe_us(max(0, now_us - task.created_us))
+    def _grant(self, handler: str, tasks: list[Task], now_us: int) -> None:
+        turn, grant = self.book.turn, self.leases.grant
+        since_us = self.timeline.stamps_us(len(tasks))
+        waits_us: tuple[list[int], ...] = ([], [], [], [])
+        for task, worker in zip(tasks, self.leases.in_turn(handler, now_us), strict=False):
+            task.attempts += 1
+            task.worker = worker.name
+            task.started_us = since_us
+            turn.granted.append(grant(task, worker, since_us))
+            waits_us[task.priority].append(max(0, since_us - task.created_us))
+            if turn.heard:
+                turn.said(task.id, since_us, "leased", task.attempts, worker.name)
+            since_us += 1
+        self.book.all_moved(tasks, QUEUED, LEASED)
+        for wait, several_us in zip(self.counts.wait, waits_us, strict=True):
+            wait.observe_all_us(several_us)
 
     # -- what an admin holds ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ attempt) is a fencing token: whoever lost a lease cannot end the next one.
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from graced.model.task import Task
 
 TYPE_CHECKING = False
@@ -45,6 +47,10 @@ class Worker:
     def free(self) -> int:
         """Leases it can still take."""
         return self.credits - len(self.leases) - len(self.ghosts)
+
+    def takes(self, now_us: int) -> bool:
+        """Has it a free credit and signs of life? One without leases owes no heartbeat."""
+        return self.free > 0 and (self.expires_us > now_us or not (self.leases or self.ghosts))
 
     def expiry_us(self) -> int:
         """When its silence costs it a lease, if it has one."""
@@ -125,18 +131,20 @@ class Leases:
         """The streams of the worker that calls itself `name`, of that account."""
         return [worker for worker in self.workers() if worker.name == name and worker.uid == uid]
 
-    def idle(self, handler: str, now_us: int) -> Worker | None:
-        """A worker of `handler` with a free credit and signs of life, in turn; None when there is none."""
-        queue = self._by_handler.get(handler)
-        if queue is None:
-            return None
-        for _ in range(len(queue)):
+    def free(self, handler: str, now_us: int) -> int:
+        """How many leases the workers of `handler` can still take."""
+        return sum([worker.free for worker in self._by_handler.get(handler, ()) if worker.takes(now_us)])
+
+    def in_turn(self, handler: str, now_us: int) -> Iterator[Worker]:
+        """Workers of `handler`, for one lease each, in turn; to be asked as often as `free` says."""
+        queue = self._by_handler[handler]
+        if len(queue) == 1:
+            yield from repeat(queue[0])
+        while True:
             worker = queue[0]
             queue.rotate(-1)
-            # one without leases owes no heartbeat
-            if worker.free > 0 and (worker.expires_us > now_us or not (worker.leases or worker.ghosts)):
-                return worker
-        return None
+            if worker.takes(now_us):
+                yield worker
 
     def grant(self, task: Task, worker: Worker, now_us: int) -> Lease:
         """Bind a task, whose `attempts` names this lease, to a worker."""

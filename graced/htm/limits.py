@@ -35,10 +35,10 @@ class DrainRate:
         self._count = 0
         self._per_second = 0.0
 
-    def finished(self, now_us: int) -> None:
-        """Count one."""
+    def finished(self, now_us: int, count: int = 1) -> None:
+        """Count so many."""
         self._roll(now_us)
-        self._count += 1
+        self._count += count
 
     def per_second(self, now_us: int) -> float:
         """The rate now; 0.0 when nothing has finished lately."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from _heapq import heapify, heappop, heappush
 
-from graced.model.task import CRITICAL, QUEUED, Task
+from graced.model.task import CRITICAL, LEASED, QUEUED, Task
 
 AGE_US = (0, 60_000_000, 600_000_000, 3_600_000_000)
 """By priority: how long others may go first."""
@@ -79,15 +79,21 @@ class Window:
         heappush(self._heap, (task.rank, task.id, task))
         return True
 
-    def pop(self) -> Task | None:
-        """The next task, or None: then either nothing is queued or `hungry` says that a refill is due."""
+    def take(self, most: int) -> list[Task]:
+        """The next ones, leased from here on; fewer than `most` when a refill is due or nothing is queued.
+
+        At least one where there is one.
+        """
         heap = self._heap
-        while heap:
+        low = 0 if self.horizon is None else WINDOW_LOW
+        taken: list[Task] = []
+        while heap and len(taken) < most and (len(heap) >= low or not taken):
             rank, _, task = heappop(heap)
             # cancelled, escalated (it is in here a second time) or taken: entries are never searched for
             if task.state == QUEUED and task.rank == rank:
-                return task
-        return None
+                task.state = LEASED
+                taken.append(task)
+        return taken
 
     @property
     def hungry(self) -> bool:
@@ -104,8 +110,8 @@ class Window:
         else:
             last = tasks.pop()
             self.horizon = (last.rank, last.id)
-        for task in tasks:
-            heappush(self._heap, (task.rank, task.id, task))
+        # each comes after all that is here, and in order: a heap as it is
+        self._heap += [(task.rank, task.id, task) for task in tasks]
 
     def trim(self) -> list[Task]:
         """Give back the tail once the window has grown too long; the store still has these tasks."""

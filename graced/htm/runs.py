@@ -102,7 +102,8 @@ class Runs(Intake, Results):
     def complete_run(self, ended: list[tuple[Lease, str]]) -> int:
         """As `complete` for each (lease, result), and how many they were; no task twice, and each `alone`."""
         turn, end_lease = self.book.turn, self.leases.end
-        learn, observe_us = self._expected.learn, self.counts.run.observe_us
+        learn = self._expected.learn
+        runs_us: list[int] = []
         now_us = self.timeline.stamps_us(len(ended))
         for lease, result in ended:
             end_lease(lease)
@@ -111,15 +112,16 @@ class Runs(Intake, Results):
             task = lease.task
             run_us = now_us - lease.since_us
             learn(task.handler, task.task_type, run_us)
-            observe_us(run_us)
+            runs_us.append(run_us)
             task.state = DONE
             task.finished_us = now_us
             task.result = result
             task.error = task.not_before_us = task.sla_next_us = None
             turn.finished.append(task)
-            self._drain_rate.finished(now_us)
             if turn.heard:
                 turn.said(task.id, now_us, "completed", task.attempts, None)
             now_us += 1
+        self.counts.run.observe_all_us(runs_us)
+        self._drain_rate.finished(now_us, len(ended))
         self.book.all_moved([lease.task for lease, _ in ended], LEASED, DONE)
         return len(ended)

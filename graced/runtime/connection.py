@@ -10,7 +10,7 @@ from itertools import islice
 from time import monotonic
 
 from graced.base.errors import WireError
-from graced.varlink.wire import SERVICE, Decoder, VarlinkError, encode, reply_frame
+from graced.varlink.wire import SERVICE, Decoder, VarlinkError, encode, reply_frame, stream_frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class Call:
             message["continues"] = True
         self._send(encode(message))
 
-    def push(self, every: list[bytes]) -> None:
+    def push(self, every: list[str]) -> None:
         """Replies of a stream, each the JSON text of its parameters; more will follow."""
         if not self.answered:
-            self._send(b"".join([reply_frame(parameters, continues=True) for parameters in every]))
+            self._send(stream_frames(every))
 
     def answer(self, parameters: bytes) -> None:
         """The only reply, as JSON text in UTF-8, given before the call's method returns: the short way of `reply`."""

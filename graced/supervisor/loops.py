@@ -11,10 +11,11 @@ from graced.base.json import get_float, get_int, get_list, get_str, loads, opt_s
 from graced.base.log import NOTICE, WARNING
 from graced.base.messages import HEAL_ESCALATED, INCIDENT_CLOSED, INCIDENT_OPENED, SLA_BREACHED
 from graced.brain.brain import HELD, Brain, Change, Incident
-from graced.brain.lessons import Lesson
+from graced.brain.lessons import Lesson, tried_of
 from graced.model import event as topics
 from graced.model.daemons import KERNELS
 from graced.model.task import DONE, PRIORITIES, task_name
+from graced.supervisor.htm import HEAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Loops:
                     gone = {"unit": incident.unit, "finding": incident.finding}
                     self._apply(self.brain.on_telemetry({"cleared": [gone]}))
             elif not task.live:
-                self.on_completed(task, None if task.result is None else loads(task.result))
+                self.on_completed(task)
             elif incident.task_id is None:
                 self._keep(self.brain.submitted(incident.id, task_name(task.id)))
 
@@ -107,21 +108,36 @@ class Loops:
         }
         self._kernel.bus.emit(topic, data, intent_id=task.intent_id)
 
-    def on_completed(self, task: Task, result: JsonDict | None) -> None:
-        """A task has ended: tell the bus, teach the brain, keep the record."""
-        if result is None:
-            result = {"status": "success" if task.state == DONE else "failed", "reason": task.error, "tried": []}
-        task_id = task_name(task.id)
-        if self._kernel.bus.wanted(topics.TASK_COMPLETED):
-            data = {"task_id": task_id, "result": result}
-            self._kernel.bus.emit(topics.TASK_COMPLETED, data, intent_id=task.intent_id)
-        unit = opt_str(result, "unit")
-        if task.origin in LEDGERED_ORIGINS:
-            self._kernel.ledger.append("task", {"result": result}, unit=unit, task_id=task_id, intent_id=task.intent_id)
-        try:
-            self._apply(self.brain.on_completed(task_id, result))
-        except FormatError as error:
-            self._kernel.log(WARNING, f"the result of {task_id} is malformed: {error.message}", GRACED_TASK_ID=task_id)
+    def on_completed(self, task: Task) -> None:
+        """A task has ended: tell the bus, keep the record, teach the brain."""
+        wanted = self._kernel.bus.wanted(topics.TASK_COMPLETED)
+        ledgered, heal = task.origin in LEDGERED_ORIGINS, task.handler == HEAL
+        if not (wanted or ledgered or heal):
+            return
+        result: JsonDict = (
+            {"status": "success" if task.state == DONE else "failed", "reason": task.error, "tried": []}
+            if task.result is None
+            else loads(task.result)
+        )
+        task_id, intent_id = task_name(task.id), task.intent_id
+        if wanted:
+            self._kernel.bus.emit(topics.TASK_COMPLETED, {"task_id": task_id, "result": result}, intent_id=intent_id)
+        if ledgered:
+            unit = result.get("unit") if isinstance(result.get("unit"), str) else None
+            self._kernel.ledger.append("task", {"result": result}, unit=unit, task_id=task_id, intent_id=intent_id)
+        if heal:
+            try:
+                self._healed(task_id, result)
+            except FormatError as error:
+                text = f"the result of {task_id} is malformed: {error.message}"
+                self._kernel.log(WARNING, text, GRACED_TASK_ID=task_id)
+
+    def _healed(self, task_id: str, result: JsonDict) -> None:
+        for playbook, helped in tried_of(result):
+            self._kernel.metrics.inc("graced_remediations_total", playbook=playbook)
+            if not helped:
+                self._kernel.metrics.inc("graced_remediation_failures_total", playbook=playbook)
+        self._apply(self.brain.on_completed(task_id, result))
 
     def on_held(self, task_id: str, reason: str) -> None:
         """Healing handed a heal back: it waits for something."""
@@ -214,7 +230,7 @@ class Loops:
         self._kernel.bus.emit(topics.INTENT, intent.to_data(), subject=incident.unit, intent_id=incident.intent_id)
         try:
             task_id, _known = self._kernel.htm.submit(
-                "heal",
+                HEAL,
                 "remediate",
                 origin="brain",
                 priority=intent.priority,

@@ -150,7 +150,7 @@ class SupervisorKernel(Kernel):
         self.outbox = Outbox(self.loop, self._brain_store, self.call)
         self.htm.loops = self.loops
         self.queue.on_dispatch = self.loops.on_dispatch
-        self.queue.on_completed = self._on_completed
+        self.queue.on_completed = self.loops.on_completed
         self.queue.on_sla = self.loops.on_sla
         self._modes = {mode.handler: mode for mode in self.queue.engine.modes()}
         self.queue.on_modes = self._on_modes
@@ -265,14 +265,6 @@ class SupervisorKernel(Kernel):
         if event.type == topics.TELEMETRY_HTM:
             hear_host(self.queue.engine, event.data, self.clock.monotonic_us(), self.log)
         self.loops.on_event(event)
-
-    def _on_completed(self, task: Task, result: JsonDict | None) -> None:
-        for tried in (result or {}).get("tried", []):
-            if tried.get("helped") is not None:
-                self.metrics.inc("graced_remediations_total", playbook=tried["playbook"])
-                if not tried["helped"]:
-                    self.metrics.inc("graced_remediation_failures_total", playbook=tried["playbook"])
-        self.loops.on_completed(task, result)
 
     def _on_modes(self, modes: list[Mode]) -> None:
         """The journal says who held which handler, and that it is free again."""

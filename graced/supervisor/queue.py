@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 from graced.base.errors import StoreError
-from graced.base.json import loads
 from graced.htm.engine import GRANTS_PER_TURN, Engine
 from graced.htm.timeline import Timeline
 from graced.store.tasks import TaskStore
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graced.base.clock import Clock
-    from graced.base.json import JsonDict
     from graced.htm.lease import Lease, Worker
     from graced.htm.limits import Limits
     from graced.htm.mode import Mode
@@ -50,8 +48,8 @@ def _jitter() -> float:
 class Queue:
     """See the module. Append `flush` to `Service.before_flush`.
 
-    Hooks, called after the commit with the Task: `on_dispatch(task)`; `on_completed(task, result)` for every task that
-    ended (`task.state` says how; `result` is the worker's object or None); `on_sla(task, what)` with "slack" or
+    Hooks, called after the commit with the Task: `on_dispatch(task)`; `on_completed(task)` for every task that
+    ended (`task.state` says how); `on_sla(task, what)` with "slack" or
     "breached"; and `on_commit()`, when SQLite has committed. `house` is what keeps the database small, once it has
     started. `error` is the last reason why the store refused to commit, "" while all is well.
     """
@@ -79,7 +77,7 @@ class Queue:
         self.store.bind(self.timeline.deadline_us)
         self.engine = Engine(self.store, self.timeline, jitter=jitter, limits=limits)
         self.on_dispatch: Callable[[Task], object] = nothing
-        self.on_completed: Callable[[Task, JsonDict | None], object] = nothing
+        self.on_completed: Callable[[Task], object] = nothing
         self.on_sla: Callable[[Task, str], object] = nothing
         self.on_modes: Callable[[list[Mode]], object] = nothing
         self.on_commit: Callable[[], object] = nothing
@@ -246,17 +244,15 @@ class Queue:
             self._loop.call_soon(nothing)
         for lease in turn.granted:
             self.on_dispatch(lease.task)
-        # one scan for all of them
-        results = loads(f"[{','.join([task.result or 'null' for task in turn.finished])}]")
-        for task, result in zip(turn.finished, results, strict=True):
-            self.on_completed(task, result)
+        for task in turn.finished:
+            self.on_completed(task)
         for what, task in turn.notices:
             self.on_sla(task, what)
 
     def _push(self, granted: list[Lease]) -> None:
-        given: dict[Worker, list[bytes]] = {}
+        given: dict[Worker, list[str]] = {}
         for lease in granted:
-            given.setdefault(lease.worker, []).append(b'{"lease":%b}' % view.lease_text(lease, self.timeline))
+            given.setdefault(lease.worker, []).append(view.lease_reply(lease, self.timeline))
         for worker, leases in given.items():
             if not worker.gone:
                 call: Call = worker.stream  # type: ignore[assignment]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _SLA_WORDS = ("fine", "slack", "breached")
 
 
-def lease_text(lease: Lease, timeline: Timeline) -> bytes:
-    """What a worker gets, as JSON text; ``children`` counts those of a task that has had any.
+def lease_reply(lease: Lease, timeline: Timeline) -> str:
+    """What a worker gets on its stream, as JSON text; ``children`` counts those of a task that has had any.
 
     The context goes out as it came in. Names need no escapes (graced.supervisor.taskparse.name_of).
     """
@@ -34,11 +34,11 @@ def lease_text(lease: Lease, timeline: Timeline) -> bytes:
             f',"children":{{"done":{task.done_children},"failed":{task.failed_children},"open":{task.open_children}}}'
         )
     return (
-        f'{{"task_id":"task_{task.id}","attempt":{lease.attempt},"task_type":"{task.task_type}",'
+        f'{{"lease":{{"task_id":"task_{task.id}","attempt":{lease.attempt},"task_type":"{task.task_type}",'
         f'"handler":"{task.handler}","priority":"{PRIORITIES[task.priority]}","context":{task.context},'
         f'"intent_id":{_text_or_null(task.intent_id)},"reasoning":{_text_or_null(task.reasoning)},'
-        f'"sla_boottime_us":{task.deadline_us - timeline.offset_us},"lease_seconds":{_LEASE_SECONDS}{children}}}'
-    ).encode()
+        f'"sla_boottime_us":{task.deadline_us - timeline.offset_us},"lease_seconds":{_LEASE_SECONDS}{children}}}}}'
+    )
 
 
 def _text_or_null(text: str | None) -> str:

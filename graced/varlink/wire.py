@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 1 << 20
 SERVICE = "org.varlink.service"
 
+_NEXT = ',"continues":true}\0{"parameters":'
+
 
 class VarlinkError(GracedError):
     """An error reply: `error` is the qualified name (``io.graced.Memory.NoSuchIncident``), `parameters` its object."""
@@ -42,6 +44,11 @@ def encode(message: JsonDict) -> bytes:
 def reply_frame(parameters: bytes, *, continues: bool = False) -> bytes:
     """A reply whose parameters are JSON text already."""
     return b'{"parameters":%b%b' % (parameters, b',"continues":true}\0' if continues else b"}\0")
+
+
+def stream_frames(every: list[str]) -> bytes:
+    """Replies of a stream, each with its parameters as JSON text; more will follow."""
+    return f'{{"parameters":{_NEXT.join(every)},"continues":true}}\0'.encode()
 
 
 class Decoder:

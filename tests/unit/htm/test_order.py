@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graced.htm.order import AGE_US, WINDOW_HIGH, WINDOW_KEEP, Expected, Window, rank_us
-from graced.model.task import COLUMNS, CRITICAL, LEASED, Task
+from graced.model.task import COLUMNS, CRITICAL, LEASED, QUEUED, Task
 
 times = st.integers(0, 2_000_000_000_000_000)
 spans = st.integers(0, 40_000_000_000_000)
@@ -69,25 +71,32 @@ def refill(window, stored, limit):
 
 @settings(max_examples=60)
 @given(
-    ranks=st.lists(st.integers(0, 1000), max_size=80), limit=st.integers(2, 20), later=st.lists(st.integers(0, 1000))
+    ranks=st.lists(st.integers(0, 1000), max_size=80),
+    limit=st.integers(2, 20),
+    later=st.lists(st.integers(0, 1000)),
+    twice=st.booleans(),
+    most=st.lists(st.integers(1, 9), min_size=1),
+    low=st.sampled_from([1, 3, 256]),
 )
-def test_window_gives_every_task_once_and_in_order(ranks, limit, later):
+def test_window_gives_every_task_once_and_in_order(ranks, limit, later, twice, most, low):
     stored = [make(number, rank) for number, rank in enumerate(ranks, 1)]
     window = Window()
     for number, rank in enumerate(later, len(ranks) + 1):
         task = make(number, rank)
-        window.push(task)
+        for _ in range(1 + twice):
+            window.push(task)
         stored.append(task)
     got = []
-    while True:
-        task = window.pop()
-        if task is None:
-            if window.horizon is None:
+    with mock.patch("graced.htm.order.WINDOW_LOW", low):
+        for wanted in itertools.cycle(most):
+            if window.hungry:
+                refill(window, [one for one in stored if one.state == QUEUED], limit)
+            tasks = window.take(wanted)
+            assert len(tasks) <= wanted
+            got += [(task.rank, task.id) for task in tasks]
+            if not tasks and window.horizon is None:
                 break
-            refill(window, [one for one in stored if one.state == 0], limit)
-            continue
-        task.state = LEASED
-        got.append((task.rank, task.id))
+    assert {task.state for task in stored} <= {LEASED}
     assert got == sorted((task.rank, task.id) for task in stored)
 
 
@@ -104,4 +113,4 @@ def test_trim_gives_back_the_tail_and_keeps_the_order():
     assert window.horizon == (WINDOW_KEEP + 1, WINDOW_KEEP + 1)
     assert not window.push(make(99_999, WINDOW_KEEP + 5))
     assert window.push(make(0, 0))
-    assert [window.pop().id for _ in range(3)] == [0, 1, 2]
+    assert [task.id for task in window.take(3)] == [0, 1, 2]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from graced.base.clock import ManualClock
+from graced.base.json import loads
 from graced.runtime.loop import Loop
 from graced.runtime.peer import Peer
 from graced.supervisor.htm import HtmInterface
@@ -38,7 +39,7 @@ class Caller:
         self.ended = not continues
 
     def push(self, every):
-        self.replies += map(plain, every)
+        self.replies += map(loads, every)
 
     def withdraw(self, error):
         self.withdrawn = error
@@ -86,7 +87,9 @@ class Desk:
         self.modes = []
         self.queue.on_modes = self.modes.append
         self.queue.on_dispatch = lambda task: self.told.append(("dispatch", task.id))
-        self.queue.on_completed = lambda task, result: self.told.append(("completed", task.id, task.state, result))
+        self.queue.on_completed = lambda task: self.told.append(
+            ("completed", task.id, task.state, None if task.result is None else loads(task.result))
+        )
         self.queue.on_sla = lambda task, what: self.told.append((what, task.id))
 
     def call(self, method, parameters=None, role="root", uid=None, flush=True):

@@ -234,7 +234,7 @@ def test_in_process_submit_is_on_disk_when_it_returns(desk, tmp_path):
 
 
 def test_a_hook_may_submit(desk):
-    desk.queue.on_completed = lambda task, _result: desk.htm.submit("job", "next", origin="brain", parent=None)
+    desk.queue.on_completed = lambda task: desk.htm.submit("job", "next", origin="brain", parent=None)
     stream = desk.work()
     task_id = desk.submit()
     desk.call("Complete", {"task_id": task_id, "attempt": 1, "result": {}})

@@ -207,3 +207,18 @@ def test_memory_takes_what_is_kept_for_it(host, tmp_path):
         memory.put_incident(record)
     assert [one["outcome"] for one in memory.incidents()] == ["open", "healed"]
     memory.close()
+
+
+@pytest.mark.parametrize("result", [{"tried": 3}, {"tried": [3]}, {"tried": [{"helped": True}]}, {"unit": 5}, {}])
+@pytest.mark.parametrize("handler", ["heal", "backup"])
+def test_whatever_a_worker_says_the_supervisor_goes_on(host, handler, result):
+    host.wanted = lambda _topic: True
+    host.htm.submit(handler, "t", origin="human")
+    worker = Caller({"handler": handler, "worker": "w", "credits": 1}, more=True)
+    host.htm.Work(worker)
+    host.queue.flush()
+    (lease,) = worker.leases
+    host.htm.Complete(Caller({"task_id": lease["task_id"], "attempt": lease["attempt"], "result": result}))
+    host.queue.flush()
+    assert [kind for kind, *_ in host.entries] == ["task"]
+    assert any("malformed" in said for said in host.told) is (handler == "heal" and "tried" in result)
