@@ -150,20 +150,23 @@ def scan_object(text: str) -> JsonDict | None:
 
 _BETWEEN = os.urandom(16).hex()
 """Stands between two texts that are scanned as one. Nobody outside knows it, so no text can have it by itself."""
+_COMMAS = f',"{_BETWEEN}",'
 
 
-def scan_objects(texts: str, count: int) -> list[JsonDict] | None:
-    """`count` JSON objects that stand in `texts` with a NUL between them; None when any of them is not just that.
+def scan_objects(texts: str) -> list[JsonDict] | None:
+    """The JSON objects that stand in `texts` with a NUL between them; None when any of them is not just that.
 
     One scan for all of them, as `scan_object` does for one.
     """
-    text = "[" + texts.replace("\0", f',"{_BETWEEN}",') + "]"
+    text = texts.replace("\0", _COMMAS)
+    # what was put in says how often: counting the NULs is dearer than finding them
+    count = (len(text) - len(texts)) // (len(_COMMAS) - 1) + 1
     try:
-        values, end = _scan(text, 0)
+        values, end = _scan(f"[{text}]", 0)
     except (StopIteration, ValueError, RecursionError, SystemError):
         return None
     objects: list[JsonDict] = values[::2]
-    if end != len(text) or len(objects) != count or {*map(type, objects)} != {dict}:
+    if end != len(text) + 2 or len(objects) != count or {*map(type, objects)} != {dict}:
         return None
     return objects if values[1::2] == [_BETWEEN] * (count - 1) else None
 

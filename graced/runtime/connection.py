@@ -36,7 +36,7 @@ RUN_CALLS = 64
 
 
 # A buffer of this size made anew for every message is mapped, faulted in and unmapped: ten times what a message costs.
-_received = bytearray(262144)
+_received = bytearray(131072)
 _received_view = memoryview(_received)
 
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 
-_MARSHAL_VERSION = 4
-"""Since Python 3.4, and read by all later ones: a log may be left by one release of Debian and read by the next."""
+_MARSHAL_VERSION = 2
+"""Read by every Python: a log may be left by one release of Debian and read by the next. Later versions look for equal
+texts, which costs more than it saves here."""
 
 
 class Durable:

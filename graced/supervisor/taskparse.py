@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from graced.base.errors import FormatError
 from graced.base.json import (
+    dumps_ascii,
     dumps_text,
     get_float,
     get_int,
@@ -225,10 +226,11 @@ def all_plain(obj: JsonDict, max_context_bytes: int) -> list[Plain] | None:
 def plain_text(value: JsonDict, max_bytes: int) -> str | None:
     """As `object_text`; None when it is not ASCII, or something is wrong."""
     try:
-        text = dumps_text(value)
-    except FormatError:
+        text = dumps_ascii(value)
+    except (TypeError, ValueError, RecursionError):
         return None
-    return text if len(text) <= max_bytes and text.isascii() else None
+    # what has an escape like that has, or may have, characters that are no ASCII
+    return text if len(text) <= max_bytes and "\\u" not in text else None
 
 
 def _sla_seconds(obj: JsonDict, key: str, path: str) -> int:

@@ -81,7 +81,7 @@ class Decoder:
         if len(data) <= self._max_bytes and data.isascii():
             text = data.decode("ascii")
             if b"\0" in data:
-                messages = scan_objects(text, text.count("\0") + 1)
+                messages = scan_objects(text)
             else:
                 message = scan_object(text)
                 messages = None if message is None else [message]
