@@ -205,4 +205,6 @@ class Leases:
 
     def next_expiry_us(self) -> int | None:
         """When the next silent worker would lose its leases."""
+        if not self._by_task:
+            return None
         return min((worker.expiry_us() for worker in self.workers() if worker.leases), default=None)

@@ -6,7 +6,7 @@ from graced.model.task import DONE, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
     from typing import Protocol, TypeAlias
 
     from graced.htm.lease import Lease
@@ -79,9 +79,9 @@ if TYPE_CHECKING:
 
         def write(
             self,
-            new: Iterable[Task],
-            changed: Iterable[Task],
-            brief: Iterable[Task],
+            new: Collection[Task],
+            changed: Collection[Task],
+            brief: Collection[Task],
             events: list[EventRow],
             tally: list[TallyRow],
             next_id: int,

@@ -22,7 +22,7 @@ from graced.store.taskschema import MIGRATIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from typing import Any
 
     from graced.store.durable import Statement
@@ -239,9 +239,9 @@ class TaskStore:
 
     def write(
         self,
-        new: Iterable[Task],
-        changed: Iterable[Task],
-        brief: Iterable[Task],
+        new: Collection[Task],
+        changed: Collection[Task],
+        brief: Collection[Task],
         events: list[tuple[int, int, str, int, str | None]],
         tally: list[tuple[str, str, int, int, int]],
         next_id: int,
@@ -250,13 +250,13 @@ class TaskStore:
         """Execute all this in the open transaction (begun when none is), or note it."""
         many, note = self.durable.many, self.durable.note
         # updates first: one of them may free the idempotency key that a new task uses
-        for statement, rows in updates(changed):
+        for statement, rows in updates(changed) if changed else ():
             many(statement, rows)
-        for statement, rows in steps(brief):
+        for statement, rows in steps(brief) if brief else ():
             note(statement, rows)
             if statement == END:
                 self._ended.update([row[-1] for row in rows])
-        for statement, rows in insertions(new):
+        for statement, rows in insertions(new) if new else ():
             came = keys_of(statement, rows)
             if came is None:
                 many(statement, rows)

@@ -233,7 +233,8 @@ class Queue:
         self._committed(turn)
 
     def _tell(self, turn: Turn) -> None:
-        self._push(turn.granted)
+        if turn.granted:
+            self._push(turn.granted)
         for lease, reason in turn.revoked:
             self._revoked(lease, reason)
         if turn.modes:

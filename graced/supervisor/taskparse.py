@@ -170,6 +170,9 @@ def submission(obj: JsonDict, max_context_bytes: int, path: str = "$") -> JsonDi
 
     What is not there is left to the engine's defaults.
     """
+    usual = plain(obj, max_context_bytes)
+    if usual is not None:
+        return dict(zip(_PLAIN, usual, strict=True))
     arguments: JsonDict = {}
     for key in _NAMES:
         value = obj.get(key)
@@ -267,6 +270,7 @@ _SUBMIT: dict[str, tuple[str, Callable[[JsonDict, str, str], Any]]] = {
 }
 """Parameter → (the engine's name for it, how it is read)."""
 _NAMES = ("handler", "task_type")
+_PLAIN = (*_NAMES, "priority", "sla_seconds", "context", "idempotency_key")
 _ELSEWHERE = frozenset({*_NAMES, "children"})
 
 
