@@ -68,7 +68,7 @@ def test_catalog_explains_every_message_id() -> None:
 
 def test_daemons_differ_only_where_they_are_meant_to() -> None:
     own = re.compile(
-        r"^#|^(Description|Requires|ExecStart|User|StateDirectory|LoadCredential|Wants|After|SupplementaryGroups|"
+        r"^#|^Environment=MALLOC_|^(Description|Requires|ExecStart|User|StateDirectory|LoadCredential|Wants|After|SupplementaryGroups|"
         r"LimitNOFILE|RestrictAddressFamilies|IPAddress\w+|PrivateNetwork|ProtectProc|ProcSubset|PrivateDevices|"
         r"ProtectControlGroups|ProtectHostname|ProtectKernelLogs|ProtectHome|TemporaryFileSystem|RootDirectory|"
         r"RootDirectoryStartOnly|MountAPIVFS|BindPaths|BindReadOnlyPaths)="
