@@ -65,6 +65,8 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[JsonDict]:
         """The messages that `data` completes. Raises WireError for an oversized or malformed one."""
+        if not self._buffer and data[-1:] == b"\0":
+            return self._messages(data[:-1])
         if self._buffer:
             self._buffer += data
             data = bytes(self._buffer) if b"\0" in data else b""

@@ -77,8 +77,8 @@ def test_the_first_five_minutes(bare: Container, deb: Path) -> None:
     assert said["gracectl audit"].startswith("The ledger holds.")
 
     # What the README says next.
-    for line in ("gracectl adopt nginx --refresh", "gracectl pause 1h", "gracectl resume", "gracectl release nginx"):
-        run(bare, line).ok()
+    for line in ("adopt nginx --refresh", "reset nginx", "pause 1h", "resume", "release nginx"):
+        run(bare, f"gracectl {line}").ok()
     run(bare, "apt-get purge --yes graced").ok()
     assert run(bare, "ls -d /etc/graced /var/lib/graced /run/graced").stdout == ""
 
