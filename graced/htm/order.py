@@ -56,6 +56,13 @@ class Expected:
         self._us[kind] = known_us + (run_us - known_us) // 8
 
 
+def _entry(task: Task) -> tuple[int, int, int, Task]:
+    """A task in its place. One that ended and was queued again may be in a window twice, once as it was before and
+    under the same rank: tasks are not compared.
+    """
+    return task.rank, task.id, id(task), task
+
+
 class Window:
     """The head of one handler's queue. The store's index is the queue; this caches its front.
 
@@ -66,7 +73,7 @@ class Window:
     __slots__ = ("_heap", "horizon")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Task]] = []
+        self._heap: list[tuple[int, int, int, Task]] = []
         self.horizon: tuple[int, int] | None = _EVERYTHING
 
     def __len__(self) -> int:
@@ -76,7 +83,7 @@ class Window:
         """Take a queued task in; False when it lies beyond the horizon and stays in the store only."""
         if self.horizon is not None and (task.rank, task.id) >= self.horizon:
             return False
-        heappush(self._heap, (task.rank, task.id, task))
+        heappush(self._heap, _entry(task))
         return True
 
     def take(self, most: int) -> list[Task]:
@@ -88,7 +95,7 @@ class Window:
         low = 0 if self.horizon is None else WINDOW_LOW
         taken: list[Task] = []
         while heap and len(taken) < most and (len(heap) >= low or not taken):
-            rank, _, task = heappop(heap)
+            rank, _, _, task = heappop(heap)
             # cancelled, escalated (it is in here a second time) or taken: entries are never searched for
             if task.state == QUEUED and task.rank == rank:
                 task.state = LEASED
@@ -111,17 +118,17 @@ class Window:
             last = tasks.pop()
             self.horizon = (last.rank, last.id)
         # each comes after all that is here, and in order: a heap as it is
-        self._heap += [(task.rank, task.id, task) for task in tasks]
+        self._heap += [_entry(task) for task in tasks]
 
     def trim(self) -> list[Task]:
         """Give back the tail once the window has grown too long; the store still has these tasks."""
         if len(self._heap) <= WINDOW_HIGH:
             return []
-        entries = sorted(entry for entry in self._heap if entry[2].state == QUEUED and entry[2].rank == entry[0])
+        entries = sorted(entry for entry in self._heap if entry[3].state == QUEUED and entry[3].rank == entry[0])
         if len(entries) <= WINDOW_KEEP:
             self._heap = entries
             return []
         self.horizon = entries[WINDOW_KEEP][:2]
         self._heap = entries[:WINDOW_KEEP]
         heapify(self._heap)
-        return [task for _, _, task in entries[WINDOW_KEEP:]]
+        return [task for *_, task in entries[WINDOW_KEEP:]]

@@ -6,11 +6,12 @@ import itertools
 import random
 from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graced.htm.order import AGE_US, WINDOW_HIGH, WINDOW_KEEP, Expected, Window, rank_us
-from graced.model.task import COLUMNS, CRITICAL, LEASED, QUEUED, Task
+from graced.model.task import CANCELLED, COLUMNS, CRITICAL, LEASED, QUEUED, Task
 
 times = st.integers(0, 2_000_000_000_000_000)
 spans = st.integers(0, 40_000_000_000_000)
@@ -98,6 +99,20 @@ def test_window_gives_every_task_once_and_in_order(ranks, limit, later, twice, m
                 break
     assert {task.state for task in stored} <= {LEASED}
     assert got == sorted((task.rank, task.id) for task in stored)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_that_was_queued_again_is_given_once(turned):
+    """Cancelled, forgotten, and requeued under the same rank: the window has it as it was and as it is."""
+    window = Window()
+    window.refill([], complete=True)
+    was, is_ = make(7, 5), make(7, 5)
+    tasks = [was, make(6, 5), is_, make(8, 5)]
+    for task in reversed(tasks) if turned else tasks:
+        window.push(task)
+    was.state = CANCELLED
+    assert [task.id for task in window.take(9)] == [6, 7, 8]
+    assert is_.state == LEASED
 
 
 def test_trim_gives_back_the_tail_and_keeps_the_order():
