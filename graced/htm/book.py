@@ -168,7 +168,7 @@ class Book:
         self._window(task.handler).push(task)
 
     def take(self, handler: str, most: int) -> list[Task]:
-        """The next queued tasks of a handler, leased from here on; there may be more, but for an empty answer."""
+        """The next queued tasks of a handler, leased from here on: `most` or fewer, none when there is none."""
         window = self._window(handler)
         while True:
             if window.hungry:

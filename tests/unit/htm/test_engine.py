@@ -149,6 +149,20 @@ def test_silence_ends_a_lease_and_a_heartbeat_keeps_it(queue):
     assert worker.free == 1, "now it has said that it is done"
 
 
+def test_a_silent_worker_with_credits_left_gets_nothing_more(queue):
+    queue.submit()
+    worker = queue.worker(name="slow", credits=3)
+    queue.dispatch()
+    queue.clock.advance_us(LEASE_US + 1000)
+    more = [queue.submit() for _ in range(3)]
+    assert worker.free == 2
+    assert queue.dispatch() == []
+    queue.worker(name="quick", credits=2)
+    assert queue.dispatch() == [(more[0], 1), (more[1], 1)]
+    queue.engine.leases.heartbeat("slow", 7, queue.engine.timeline.now_us())
+    assert queue.dispatch() == [(more[2], 1)]
+
+
 def test_sla_slack_escalates_once_and_breach_is_counted_once_even_while_running(queue):
     running = queue.submit(priority=2, sla_seconds=100)
     queue.worker()

@@ -82,10 +82,12 @@ def refill(window, stored, limit):
 def test_window_gives_every_task_once_and_in_order(ranks, limit, later, twice, most, low):
     stored = [make(number, rank) for number, rank in enumerate(ranks, 1)]
     window = Window()
+    # a new window has everything beyond its horizon
+    refill(window, stored, limit)
     for number, rank in enumerate(later, len(ranks) + 1):
         task = make(number, rank)
-        for _ in range(1 + twice):
-            window.push(task)
+        taken_in = [window.push(task) for _ in range(1 + twice)]
+        assert len({*taken_in}) == 1
         stored.append(task)
     got = []
     with mock.patch("graced.htm.order.WINDOW_LOW", low):
