@@ -157,9 +157,11 @@ def test_a_unit_that_fails_again_after_every_repair_is_left_to_a_person(machine:
     machine.write("/etc/systemd/system/app.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n")
     machine.systemctl("daemon-reload").ok()
     assert "Once you have mended the cause: gracectl reset app.service" in story
-    # Otherwise the next try is a minute away.
+    # Otherwise the next try is a minute away, and so is the next report.
     machine.run(["gracectl", "reset", "app", "--reason", "the loop is gone"]).ok()
-    done = machine.wait_until("it is healed", lambda: app.wait_incident() if app.incidents()[-1]["closed_at"] else None)
+    done = machine.wait_until(
+        "it is healed", lambda: app.wait_incident() if app.incidents()[-1]["closed_at"] else None, timeout=20.0
+    )
     assert (done["id"], done["outcome"], done["playbook"]) == (left["id"], "healed", "restart-unit")
     assert machine.run(["gracectl", "status"]).ok().stdout.startswith("graced is healthy")
     machine.run(["gracectl", "release", "app"]).ok()
