@@ -131,6 +131,8 @@ class Loops:
             except FormatError as error:
                 text = f"the result of {task_id} is malformed: {error.message}"
                 self._kernel.log(WARNING, text, GRACED_TASK_ID=task_id)
+                # Nothing says that it helped; and its incident must not wait for it for ever.
+                self._apply(self.brain.on_completed(task_id, {"status": "failed", "reason": text}))
 
     def _healed(self, task_id: str, result: JsonDict) -> None:
         for playbook, helped in tried_of(result):

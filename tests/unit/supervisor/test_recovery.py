@@ -222,3 +222,30 @@ def test_whatever_a_worker_says_the_supervisor_goes_on(host, handler, result):
     host.queue.flush()
     assert [kind for kind, *_ in host.entries] == ["task"]
     assert any("malformed" in said for said in host.told) is (handler == "heal" and "tried" in result)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"tried": 3},
+        {},
+        {"status": "success", "verdict": 5},
+        RESULT | {"lasting_seconds": "x"},
+        RESULT | {"playbook": 7},
+    ],
+)
+def test_a_heal_whose_result_is_malformed_has_failed_and_is_tried_again(host, result):
+    host.report()
+    worker = Caller({"handler": "heal", "worker": "w", "credits": 2}, more=True)
+    host.htm.Work(worker)
+    host.queue.flush()
+    (lease,) = worker.leases
+    host.htm.Complete(Caller({"task_id": lease["task_id"], "attempt": lease["attempt"], "result": result}))
+    host.queue.flush()
+    (incident,) = host.loops.brain.open_incidents
+    assert (incident.outcome, incident.active, incident.verified_by) == ("failed", False, None)
+    assert "malformed" in incident.reason
+    host.clock.advance_us(61_000_000)
+    host.report()
+    host.queue.flush()
+    assert len(worker.leases) == 2
