@@ -30,6 +30,7 @@ __all__ = ["Anchor", "Problem", "Report", "Sealed", "audit", "audit_blocks"]
 # A running supervisor signs a head every second while there is news; a longer unsigned tail is not one.
 MAX_UNSIGNED_SECONDS = 60
 _MAX_ENTRY_BYTES = 65535
+_MAX_WAITING_BYTES = 4 << 20
 
 
 def audit(
@@ -57,16 +58,31 @@ def audit_blocks(
     anchors: Iterable[Anchor] = (),
     tile: Callable[[int, int], bytes] | None = None,
     start: Sealed | None = None,
+    learn: Callable[[], Roster] | None = None,
 ) -> Report:
-    """As `audit`, for whoever has entries in blocks: (number of the first, entries without a gap)."""
-    return _Auditor(roster, tile, start).run(
+    """As `audit`, for whoever has entries in blocks: (number of the first, entries without a gap).
+
+    `learn` gives the keys when the roster has only the origin. It is called once, when all entries are read or many
+    wait for it: who learns the keys from these entries need not read most of them twice.
+    """
+    return _Auditor(roster, tile, start, learn).run(
         blocks, checkpoints, [one for one in anchors if one.origin == roster.origin]
     )
 
 
 class _Auditor:
-    def __init__(self, roster: Roster, tile: Callable[[int, int], bytes] | None, start: Sealed | None = None) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        tile: Callable[[int, int], bytes] | None,
+        start: Sealed | None = None,
+        learn: Callable[[], Roster] | None = None,
+    ) -> None:
         self._roster = roster
+        self._learn = learn
+        # Entries that only one who knows the keys can judge, and how many bytes they are.
+        self._waiting: list[tuple[int, bytes]] = []
+        self._waiting_bytes = 0
         self._tile = tile
         self._sealed = 0 if start is None else start.size
         self._tree = Tree() if start is None else Tree(start.size, list(start.levels))
@@ -147,13 +163,26 @@ class _Auditor:
         if not all_plain(first, block):
             for seq, entry in enumerate(block, first):
                 if not all_plain(seq, [entry]):
-                    self._entry(seq, entry)
+                    self._waiting.append((seq, entry))
+                    self._waiting_bytes += len(entry)
+            if self._learn is None or self._waiting_bytes > _MAX_WAITING_BYTES:
+                self._judge()
         if not self._gap:
             self._tree.extend(leaf_hashes(block))
             if not self._tree.size % TILE_HASHES:
                 self._compare_tiles(self._tree.take_tiles())
 
+    def _judge(self) -> None:
+        """Look at the entries that wait for it."""
+        if self._learn is not None:
+            self._roster = self._learn()
+            self._learn = None
+        for seq, entry in self._waiting:
+            self._entry(seq, entry)
+        self._waiting.clear()
+
     def _missing(self, expected: int, seq: int) -> None:
+        self._judge()
         self._gap = True
         if seq < expected:
             self._problem("order", seq, f"entry {seq} appears after entry {expected - 1}")
@@ -251,6 +280,8 @@ class _Auditor:
             # A database keeps the open tile of level 0 only as entries.
             if stored == hashes or (not stored and level == 0 and len(hashes) < TILE_BYTES):
                 continue
+            # What is found is told in the order of the log, as far as there is room.
+            self._judge()
             differs = next(
                 (at for at in range(0, len(hashes), HASH_BYTES) if stored[at : at + 32] != hashes[at : at + 32]), 0
             )
@@ -269,6 +300,7 @@ class _Auditor:
                 self._anchor = "agrees"
         if head is None:
             return
+        self._judge()
         note, checkpoint = head
         self._checked += 1
         if not self._head_signature(note, size) or self._gap or self._changed:
@@ -297,6 +329,7 @@ class _Auditor:
         return False
 
     def _end(self, size: int, heads: dict[int, tuple[Note, Checkpoint]], kept: dict[int, list[Anchor]]) -> None:
+        self._judge()
         if not self._gap:
             self._compare_tiles(self._tree.open_tiles())
         if not heads:

@@ -7,6 +7,8 @@ Pure; `graced.cli.exporting` writes such a directory, `graced.trust.verify` read
 
 from __future__ import annotations
 
+from io import BytesIO
+
 from graced.base.errors import FormatError
 from graced.trust.merkle import TILE_HASHES, widths
 
@@ -56,16 +58,17 @@ def bundle(entries: Sequence[bytes]) -> bytes:
 
 def unbundle(data: bytes) -> tuple[list[bytes], bool]:
     """The entries of a bundle, and whether it ends where the last one does; those before the fault otherwise."""
+    read = BytesIO(data).read
     entries: list[bytes] = []
-    at, end = 0, len(data) - 1
-    while at < end:
-        begin = at + 2
-        at = begin + (data[at] << 8) + data[at + 1]
-        entries.append(data[begin:at])
-    if at > len(data):
+    length = 0
+    while len(size := read(2)) == 2:
+        length = int.from_bytes(size, "big")
+        entries.append(read(length))
+    if entries and len(entries[-1]) < length:
         # The last one ends before its length says.
         del entries[-1]
-    return entries, at == len(data)
+        return entries, False
+    return entries, not size
 
 
 def entries_of(data: bytes, count: int) -> list[bytes]:

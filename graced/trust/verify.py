@@ -94,8 +94,16 @@ def verify_export(files: Files, keys: Sequence[PublicKey], anchors: Sequence[Anc
         if anchor.origin != head.origin
     ]
     reader = _Reader(files, head.size)
-    roster = _learn(reader, head.origin, key)
-    report = audit_blocks(reader.blocks(), [(head.size, text)], roster, anchors=anchors, tile=reader.tile)
+    unknown = Roster(origin=head.origin, machine="", keys=())
+    heads = [(head.size, text)]
+    report = audit_blocks(
+        reader.blocks(),
+        heads,
+        unknown,
+        anchors=anchors,
+        tile=reader.tile,
+        learn=lambda: reader.roster(head.origin, key),
+    )
     return report.concluded([*report.problems, *reader.problems, *problems])
 
 
@@ -117,27 +125,39 @@ class _Reader:
         self._files = files
         self._size = size
         self._tiles: dict[int, tuple[int, bytes]] = {}
+        self._keys: dict[str, RosterKey] = {}
+        self._learned = 0
         self.problems: list[Problem] = []
 
     def _width(self, level: int, n: int) -> int:
         return min(TILE_HASHES, (self._size >> (8 * level)) - n * TILE_HASHES)
 
-    def bundle(self, n: int) -> bytes:
-        """The bundle `n` as it is on disk."""
-        return self._files.read(tile_path(ENTRIES, n, self._width(0, n)))
-
-    def about_keys(self) -> Iterator[bytes]:
-        """The entries that may be about keys; a look at 1 M entries costs a tenth of taking them apart."""
-        for n in range(-(-self._size // TILE_HASHES)):
-            data = self.bundle(n)
+    def _bundle(self, n: int) -> bytes:
+        """The bundle `n` as it is on disk; what it says of keys is learned when it is the next one."""
+        data = self._files.read(tile_path(ENTRIES, n, self._width(0, n)))
+        if n == self._learned:
+            self._learned += 1
+            # A look at 1 M entries costs a tenth of taking them apart.
             if _KEY in data:
-                yield from (entry for entry in unbundle(data)[0] if _KEY in entry)
+                found = [_key_of(entry) for entry in unbundle(data)[0] if _KEY in entry]
+                self._keys |= {key.kid: key for key in found if key is not None}
+        return data
+
+    def roster(self, origin: str, key: PublicKey) -> Roster:
+        """The keys of the log's own `key` entries, of all its bundles; what they say of a key last is what counts."""
+        for n in range(self._learned, -(-self._size // TILE_HASHES)):
+            self._bundle(n)
+        public = encode_base64(key.public)
+        given = RosterKey(kid=kid_of(key.public), signer=LEDGER, public=public, not_before="", state=CURRENT)
+        # One that nothing in the log made a key of this ledger: the audit will say so.
+        keys = {given.kid: given, **self._keys}
+        return Roster(origin=origin, machine="", keys=tuple(keys.values()))
 
     def blocks(self) -> Iterator[tuple[int, list[bytes]]]:
         """Every bundle's entries; those of a broken bundle as far as they go."""
         for first in range(0, self._size, TILE_HASHES):
             width = self._width(0, first // TILE_HASHES)
-            entries, whole = unbundle(self.bundle(first // TILE_HASHES))
+            entries, whole = unbundle(self._bundle(first // TILE_HASHES))
             if not whole or len(entries) != width:
                 at = first + min(len(entries), width)
                 detail = f"the bundle with entry {at} has {len(entries)} whole entries and not exactly {width}"
@@ -156,22 +176,6 @@ class _Reader:
                 self.problems.append(Problem(code="tiles", seq=n << (8 * level + 8), detail=detail))
             self._tiles[level] = n, hashes
         return hashes
-
-
-def _learn(reader: _Reader, origin: str, key: PublicKey) -> Roster:
-    """The roster that the log's own `key` entries make; what they say of a key last is what counts."""
-    keys: dict[str, RosterKey] = {}
-    for entry in reader.about_keys():
-        found = _key_of(entry)
-        if found is not None:
-            keys[found.kid] = found
-    if kid_of(key.public) not in keys:
-        # The audit will say that nothing in the log made it a key of this ledger.
-        public = encode_base64(key.public)
-        keys[kid_of(key.public)] = RosterKey(
-            kid=kid_of(key.public), signer=LEDGER, public=public, not_before="", state=CURRENT
-        )
-    return Roster(origin=origin, machine="", keys=tuple(keys.values()))
 
 
 def _key_of(entry: bytes) -> RosterKey | None:

@@ -123,6 +123,27 @@ def test_tampering_is_called_by_its_name(name: str) -> None:
     assert expected <= codes(files)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_keys_learned_in_between_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many entries wait for the keys the rest is read for them first; the report is the same, word for word."""
+    late = verify_export(Memory(CASES[name][0]), [KEY], [anchor(ROWS)])
+    monkeypatch.setattr("graced.trust.audit._MAX_WAITING_BYTES", 0)
+    assert verify_export(Memory(CASES[name][0]), [KEY], [anchor(ROWS)]) == late
+
+
+def test_most_of_an_export_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Memory(FILES)
+    read = files.read
+    names: list[str] = []
+    monkeypatch.setattr(files, "read", lambda name: (names.append(name), read(name))[1])
+    assert verify_export(files, [KEY]).ok
+    assert sorted(name for name in names if ENTRIES in name) == [FIRST, LAST]
+    names.clear()
+    monkeypatch.setattr("graced.trust.audit._MAX_WAITING_BYTES", 0)
+    assert verify_export(files, [KEY]).ok
+    assert sorted(name for name in names if ENTRIES in name) == [FIRST, LAST, LAST]
+
+
 def test_what_only_a_kept_head_shows() -> None:
     older = export(ROWS[:300])
     assert codes(older) == set()
