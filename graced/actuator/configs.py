@@ -19,7 +19,6 @@ from graced.heal import damage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.actuator.lkg import GoodStore
-    from graced.actuator.units import UnitState
     from graced.base.json import JsonDict
 
 MAX_SET_BYTES = 64 << 20
@@ -36,19 +35,19 @@ class Examined(Record):
     finding: damage.Finding
 
 
-def owners_of(state: UnitState) -> Owners:
-    """The unit's own account and group as ids; HostError when systemd names one that does not exist."""
+def owners_of(user: str, group: str) -> Owners:
+    """The account and group of a unit's file ("" = root) as ids; HostError when one does not exist."""
     try:
         uids: tuple[int, ...] = ()
         gids: tuple[int, ...] = ()
-        if state.user and state.user != "0":
-            account = pwd.getpwuid(int(state.user)) if state.user.isdigit() else pwd.getpwnam(state.user)
+        if user and user != "0":
+            account = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
             uids, gids = (account.pw_uid,), (account.pw_gid,)
-        if state.group:
-            gid = int(state.group) if state.group.isdigit() else grp.getgrnam(state.group).gr_gid
+        if group:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
             gids = (*gids, gid) if gid not in gids else gids
     except KeyError as error:
-        raise HostError(f"the unit's account {state.user}:{state.group} does not exist") from error
+        raise HostError(f"the unit's account {user}:{group} does not exist") from error
     return Owners(uids, tuple(gid for gid in gids if gid))
 
 

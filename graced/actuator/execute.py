@@ -9,9 +9,9 @@ validator accepts.
 from __future__ import annotations
 
 from graced.actuator import report, restore
-from graced.actuator.configs import examine, is_damaged, owners_of
+from graced.actuator.configs import examine, is_damaged
 from graced.actuator.holds import Held, Stopped, check_state
-from graced.actuator.safeopen import UnsafePathError
+from graced.actuator.safeopen import ROOT_ONLY, UnsafePathError
 from graced.actuator.steps import StepFailed
 from graced.actuator.trial import Outcome, Recipe
 from graced.actuator.undo import BEGUN, DONE, FAILED, UndoRecord
@@ -78,7 +78,7 @@ class Act:
         self._profile = profile
         self._playbook = playbook
         self._state = state
-        self._owners = owners_of(state)
+        self._owners = ROOT_ONLY
         self._rejected: list[Rejected] = []
         self._restored = False
         self._rubbish = False
@@ -148,7 +148,7 @@ class Act:
         state = await self._host.units.state(self._warrant.unit)
         if state.load_state == "masked":
             raise Stopped(f"{self._warrant.unit} was masked meanwhile", code="masked")
-        if state.job and await self._host.units.job_type(state.job) == "stop":
+        if state.job_kind == "stop":
             raise Stopped(f"{self._warrant.unit} is being stopped by somebody", code="admin-stopped")
         if not self.json["steps"]:
             check_state(state, self._warrant.unit, self._playbook.preconditions.unit_states)
@@ -158,6 +158,7 @@ class Act:
         manifest = host.good.manifest(unit)
         if manifest is None:
             raise Refused("no-last-known-good", f"there is no copy of {unit}'s config: gracectl adopt {unit}")
+        self._owners = await host.owners(unit)
         examined = examine(self._profile.config_paths, self._owners, manifest, host.good)
         if all(one.finding.state == damage.SAME for one in examined):
             return "the config is the last known good one already"
@@ -187,7 +188,7 @@ class Act:
         host, unit = self._host, self._warrant.unit
         now_us = host.clock.wall_us()
         changes, contents = restore.changes_for(unit, chosen, host.good, host.rejected_dir, restore.stamp_of(now_us))
-        self._record = self._record.replace(changes=tuple(changes))
+        self._record = self._record.replace(owners=self._owners, changes=tuple(changes))
         host.undo.begin(self._record, contents)
         self.json["undo"] = True
         self.json["rejected"] = restore.keep_rejected(changes, contents)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 
+from graced.actuator.units import CHANGED
 from graced.base.errors import HostError
 
 TYPE_CHECKING = False
@@ -85,7 +86,7 @@ def comm(pid: int) -> str:
         return "a process"
 
 
-def check_wanted(state: UnitState, unit: str) -> None:
+def check_wanted(state: UnitState, result: str, unit: str) -> None:
     """Raise Stopped when there is no such unit, it is masked, or it is down without having failed.
 
     A unit that is inactive with result ``success`` was stopped by somebody (or ended by itself, which cannot be told
@@ -96,7 +97,7 @@ def check_wanted(state: UnitState, unit: str) -> None:
         raise Stopped(f"{unit} is masked", code="masked")
     if state.load_state != "loaded":
         raise Stopped(f"{unit} is not a loaded unit: {state.load_state or 'unknown'}", code="no-such-unit")
-    if state.active_state == "inactive" and state.result == "success":
+    if state.active_state == "inactive" and result == "success":
         if state.job:
             raise Held("job", f"{unit} is down while a job of it is queued or running", _RETRY_JOB_S)
         raise Stopped(f"{unit} was stopped, it did not fail", code="admin-stopped")
@@ -121,10 +122,8 @@ async def check_jobs(units: Units, state: UnitState, unit: str, clock: Clock, *,
     """
     if not state.job:
         return
-    kind = await units.job_type(state.job)
-    if not kind:
-        return
-    stuck = clock.monotonic_us() - state.state_changed_us > STUCK_JOB_US
-    if may_kill and stuck and kind != "stop":
-        return
-    raise Held("job", f"a {kind} job of {unit} is queued or running", _RETRY_JOB_S)
+    if may_kill and state.job_kind != "stop":
+        (changed_us,) = await units.values(unit, CHANGED)
+        if clock.monotonic_us() - changed_us > STUCK_JOB_US:
+            return
+    raise Held("job", f"a {state.job_kind} job of {unit} is queued or running", _RETRY_JOB_S)

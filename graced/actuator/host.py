@@ -10,7 +10,7 @@ from graced.actuator.lkg import GoodStore, make_directories
 from graced.actuator.steps import RUBBISH_GRACE_S, Verbs
 from graced.actuator.trial import Trials
 from graced.actuator.undo import DONE, UndoJournal, new_act_id
-from graced.actuator.units import Units
+from graced.actuator.units import CHANGED, Units
 from graced.actuator.warrant import Nonces
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ class Host:
 
     async def owners(self, unit: str) -> Owners:
         """The unit's own account, as trusted for its config directories."""
-        return owners_of(await self.units.state(unit))
+        return owners_of(*await self.units.values(unit, "User", "Group"))
 
     async def recover(self, record: UndoRecord) -> list[str]:
         """Finish an act that was cut off: its files, then the unit if it was left down. Sentences about
@@ -72,14 +72,14 @@ class Host:
         """
         problems = self.undo.finish_files(record)
         state = await self.units.state(record.unit)
-        kind = await self.units.job_type(state.job) if state.job else ""
-        if record.changes and kind == "restart" and state.active_state == "deactivating":
+        if record.changes and state.job_kind == "restart" and state.active_state == "deactivating":
             # The act's own restart, of a daemon that ran on what was just replaced and may never stop.
             await self.loop.sleep(RUBBISH_GRACE_S)
             await self.verbs.kill_if_stuck(record.unit)
-        elif not kind and state.load_state == "loaded" and _left_down(record, state):
+        elif not state.job and state.load_state == "loaded" and _left_down(record, state):
             await self.units.reset_failed(record.unit)
-            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S, state)
+            (changed_us,) = await self.units.values(record.unit, CHANGED)
+            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S, changed_us)
             if result != "done":
                 problems.append(f"starting {record.unit}: {result}")
         self.undo.close(record, DONE, {**record.act, "recovered": True, "problems": problems})

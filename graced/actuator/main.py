@@ -293,9 +293,10 @@ class ActuatorKernel(Kernel):
 
     async def _may_act(self, warrant: Warrant, playbook: Playbook, asked: Future) -> UnitState:
         check_package_manager()
-        state = await self.host.units.state(warrant.unit, asked)
-        check_wanted(state, warrant.unit)
-        for name in state.names:
+        known = await self.host.units.known(warrant.unit, asked)
+        state = known.state
+        check_wanted(state, known.result, warrant.unit)
+        for name in known.names:
             check_unit(name)
         verbs = [playbook.steps[index].verb for index in warrant.steps]
         await check_jobs(self.host.units, state, warrant.unit, self.clock, may_kill=KILL in verbs[:1])

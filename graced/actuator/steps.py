@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 
 from graced.actuator.holds import check_package_manager
+from graced.actuator.units import CHANGED
 from graced.base.errors import HostError
 from graced.heal import playbook as words
 from graced.runtime.loop import Expired, Future
@@ -17,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from graced.actuator.units import Units, UnitState
+    from graced.actuator.units import Units
     from graced.runtime.loop import Loop
 
 RUBBISH_GRACE_S = 1.0
@@ -62,15 +63,17 @@ class Verbs:
         return await action(unit, limit_s)
 
     async def _start(self, unit: str, limit_s: float) -> str:
-        state = await self._forget_failure(unit)
-        return await self._job("StartUnit", unit, limit_s, state)
+        await self._units.reset_failed(unit)
+        return await self._job("StartUnit", unit, limit_s)
 
     async def _restart(self, unit: str, limit_s: float, grace_s: float) -> str:
         """`grace_s`: time to stop by itself (a store may be writing its data), before its processes are killed."""
-        state = await self._forget_failure(unit)
-        if hung(state.control_group):
+        # Also when it is not failed: the attempts so far count against the start limit.
+        await self._units.reset_failed(unit)
+        control_group, changed_us = await self._units.values(unit, "ControlGroup", CHANGED)
+        if hung(control_group):
             await self._kill(unit, limit_s)
-        done = self._loop.spawn(self._job("RestartUnit", unit, limit_s, state))
+        done = self._loop.spawn(self._job("RestartUnit", unit, limit_s, changed_us))
         done.when_done(_nothing)
         timer = self._loop.call_later(grace_s, lambda: self._loop.spawn(self.kill_if_stuck(unit)))
         try:
@@ -83,29 +86,29 @@ class Verbs:
         """A daemon that cannot stop (its own rule may be to wait for ever) is killed; its job then goes
         on.
         """
-        state = await self._units.state(unit)
-        if state.active_state == "deactivating":
+        (active_state,) = await self._units.values(unit, "ActiveState")
+        if active_state == "deactivating":
             await self._units.kill_all(unit, signal.SIGKILL)
 
     async def _reload(self, unit: str, limit_s: float) -> str:
-        state = await self._units.state(unit)
-        if not state.can_reload:
+        (can_reload,) = await self._units.values(unit, "CanReload")
+        if not can_reload:
             raise StepFailed(f"{unit} cannot reload")
-        return await self._job("ReloadUnit", unit, limit_s, state)
+        return await self._job("ReloadUnit", unit, limit_s)
 
     async def _reset_failed(self, unit: str, _limit_s: float) -> str:
-        await self._forget_failure(unit)
+        await self._units.reset_failed(unit)
         return "the failed state and the start limit are forgotten"
 
     async def _kill(self, unit: str, limit_s: float) -> str:
-        state = await self._units.state(unit)
-        before = processes(state.control_group)
+        (control_group,) = await self._units.values(unit, "ControlGroup")
+        before = processes(control_group)
         if not before:
             return "no process was left"
         await self._units.kill_all(unit, signal.SIGKILL)
         deadline_s = self._loop.now_s() + limit_s
         # cgroup.events would tell, but a unit's cgroup may be removed and made anew by Restart= meanwhile.
-        while set(before) & set(processes(state.control_group)):
+        while set(before) & set(processes(control_group)):
             if self._loop.now_s() > deadline_s:
                 raise StepFailed(f"{unit}: processes survived SIGKILL for {limit_s:g} s")
             await self._loop.sleep(_GONE_POLL_S)
@@ -113,20 +116,19 @@ class Verbs:
 
     async def _diagnose(self, unit: str, _limit_s: float) -> str:
         state = await self._units.state(unit)
-        alive = processes(state.control_group)
+        control_group, result, main_pid = await self._units.values(unit, "ControlGroup", "Result", "MainPID")
+        alive = processes(control_group)
         return (
-            f"{state.load_state}, {state.active_state}/{state.sub_state}, result {state.result}, "
-            f"main pid {state.main_pid}, {len(alive)} processes{', hung' if hung(state.control_group) else ''}"
+            f"{state.load_state}, {state.active_state}/{state.sub_state}, result {result}, "
+            f"main pid {main_pid}, {len(alive)} processes{', hung' if hung(control_group) else ''}"
         )
 
-    async def _forget_failure(self, unit: str) -> UnitState:
-        # Also when it is not failed: the attempts so far count against the start limit.
-        await self._units.reset_failed(unit)
-        return await self._units.state(unit)
-
-    async def _job(self, member: str, unit: str, limit_s: float, before: UnitState) -> str:
+    async def _job(self, member: str, unit: str, limit_s: float, changed_us: int | None = None) -> str:
+        """`changed_us` when it is known already."""
+        if changed_us is None:
+            (changed_us,) = await self._units.values(unit, CHANGED)
         try:
-            result = await self._units.job(member, unit, limit_s, before)
+            result = await self._units.job(member, unit, limit_s, changed_us)
         except Expired as error:
             raise StepFailed(error.message) from error
         if result != "done":

@@ -209,11 +209,13 @@ class SystemBus:
         body: tuple[Any, ...] = (),
         callback: ReplyCallback | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
+        *,
+        later: bool = False,
     ) -> None:
         """Call a method; `callback(reply_body, None)` or `callback(None, error)` (DBusError: the peer's).
 
-        timeout is in seconds. Raises HostError when the connection is gone, ValueError or TypeError for a
-        body that does not fit its signature.
+        timeout is in seconds; `later` leaves the sending to a `flush` that the caller owes. Raises HostError when
+        the connection is gone, ValueError or TypeError for a body that does not fit its signature.
         """
         if self._sock is None:
             raise HostError("system bus connection is closed")
@@ -227,7 +229,8 @@ class SystemBus:
         self._pending[self._serial] = _Pending(callback, time.monotonic() + timeout, what)
         if self._auth is None:
             self._output += data
-            self.flush()
+            if not later:
+                self.flush()
         else:
             self._queued += data
         self._arm()

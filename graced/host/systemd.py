@@ -57,8 +57,8 @@ PROPERTIES: dict[str, str] = {
     "ExecMainStartTimestampMonotonic": "int",
     "ExecMainExitTimestampMonotonic": "int",
 }
-# What is read of a unit at all: the actuator wants to know more of one.
-READ = frozenset(PROPERTIES) | {"CanReload", "CanStart", "Group", "Names", "User"}
+# What is read of a unit when systemd tells all of it.
+READ = frozenset(PROPERTIES)
 # GetAll of every interface at once, for what belongs together: one moment, one call.
 EVERY_INTERFACE = ""
 UNIT_SUFFIXES = (

@@ -12,11 +12,13 @@ from graced.actuator import holds, trial
 from graced.actuator.report import tell_editor
 from graced.actuator.trial import COPIED, Recipe, argv_for, judge_command, judge_start, properties_of
 from graced.actuator.units import UnitState
+from graced.base.clock import ManualClock
+from graced.runtime.loop import Loop
 from graced.runtime.process import Completed
 
 COMMAND = Recipe("command", ("/usr/sbin/nginx", "-t", "-c", "{config}"), config="/etc/nginx/nginx.conf")
 START = Recipe("trial-start", ("/usr/bin/redis-server", "{config}", "--dir", "{tmp}"), config="/etc/redis/redis.conf")
-LOADED = UnitState(("x.service",), "loaded", "failed", "failed", "exit-code", "", 0, "", 0, 0, "", "", True, True)
+LOADED = UnitState("x.service", "loaded", "failed", "failed", 0, "")
 
 
 def ended(returncode, stderr="", *, timed_out=False):
@@ -114,20 +116,56 @@ def test_the_holder_of_a_lock_is_named_and_no_lock_is_taken(tmp_path):
     ],
 )
 def test_what_an_admin_wants(changes, code):
+    changes = dict(changes)
+    result = changes.pop("result", "exit-code")
     state = LOADED.replace(**changes)
     if code is None:
-        holds.check_wanted(state, "x.service")
+        holds.check_wanted(state, result, "x.service")
     else:
         with pytest.raises(holds.Stopped) as error:
-            holds.check_wanted(state, "x.service")
+            holds.check_wanted(state, result, "x.service")
         assert error.value.code == code
 
 
 def test_a_unit_in_the_middle_of_a_restart_is_not_stopped():
-    between = LOADED.replace(active_state="inactive", result="success", job=7)
+    between = LOADED.replace(active_state="inactive", job=7, job_kind="restart")
     with pytest.raises(holds.Held) as error:
-        holds.check_wanted(between, "x.service")
+        holds.check_wanted(between, "success", "x.service")
     assert error.value.retry_after_s < 1
+
+
+class Changed:
+    """Units of which one changed at this time, in µs of the test's clock."""
+
+    def __init__(self, changed_us):
+        self.changed_us = changed_us
+
+    async def values(self, unit, *names):
+        assert (unit, names) == ("x.service", ("StateChangeTimestampMonotonic",))
+        return [self.changed_us]
+
+
+@pytest.mark.parametrize(
+    ("kind", "may_kill", "since_us", "held"),
+    [
+        ("", True, 0, False),
+        ("restart", False, 60_000_000, True),
+        ("restart", True, 1_000_000, True),
+        ("restart", True, 4_000_000, False),
+        ("stop", True, 60_000_000, True),
+    ],
+)
+def test_only_a_hung_daemons_job_gives_way_to_a_kill(kind, may_kill, since_us, held):
+    clock = ManualClock(100_000_000)
+    state = LOADED.replace(job=7 if kind else 0, job_kind=kind)
+    changed = Changed(clock.monotonic_us() - since_us)
+    loop = Loop()
+    checked = loop.spawn(holds.check_jobs(changed, state, "x.service", clock, may_kill=may_kill))
+    if held:
+        with pytest.raises(holds.Held, match=f"a {kind} job of x"):
+            loop.run_until(checked, 5.0)
+    else:
+        loop.run_until(checked, 5.0)
 
 
 def test_only_terminals_of_the_editor_that_take_messages_are_told(tmp_path):
