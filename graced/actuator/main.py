@@ -243,7 +243,7 @@ class ActuatorKernel(Kernel):
         """The Execute reply."""
         try:
             warrant = self._opened(obj, kid, signature)
-            # systemd answers while the files are read.
+            # systemd answers while the files are read. Not before: a flood of forged warrants would use up the bus.
             asked = self.host.units.ask(warrant.unit)
             profile, playbook = self._covered(warrant)
         except (TrustError, ConfigError) as error:

@@ -37,6 +37,8 @@ __all__ = ["DBusError", "MatchRule", "Signal", "Subscription", "SystemBus"]
 DBUS_NAME = "org.freedesktop.DBus"
 DBUS_PATH = "/org/freedesktop/DBus"
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
+# dbus-daemon refuses a connection's call when 128 others have no answer yet; what is more waits here for its turn.
+MAX_UNANSWERED = 64
 DEFAULT_TIMEOUT_S = 5.0
 
 
@@ -80,7 +82,9 @@ class SystemBus:
         self._auth: Any = Authenticator()
         self._frames = Frames(low_level)
         self._output = bytearray()
-        self._queued = bytearray()
+        # Calls that wait for authentication, or for answers to others.
+        self._waiting: dict[int, bytes] = {}
+        self._unanswered: set[int] = set()
         self._serial = 0
         self._pending: dict[int, _Pending] = {}
         self._subscriptions: list[Subscription] = []
@@ -223,17 +227,24 @@ class SystemBus:
         message = self._wrappers.new_method_call(address, member, signature or None, body)
         self._serial += 1
         data = message.serialise(serial=self._serial)
-        if len(self._output) + len(self._queued) + len(data) > MAX_OUTPUT_BYTES:
+        if len(self._output) + sum(map(len, self._waiting.values())) + len(data) > MAX_OUTPUT_BYTES:
             raise HostError("system bus does not take messages fast enough", code="busy")
         what = f"{interface}.{member}"
         self._pending[self._serial] = _Pending(callback, time.monotonic() + timeout, what)
-        if self._auth is None:
-            self._output += data
-            if not later:
-                self.flush()
-        else:
-            self._queued += data
+        self._waiting[self._serial] = data
+        self._let_go()
+        if not later:
+            self.flush()
         self._arm()
+
+    def _let_go(self) -> None:
+        """Move to the output what may be sent now; a call whose deadline is over is not sent any more."""
+        while self._auth is None and self._waiting and len(self._unanswered) < MAX_UNANSWERED:
+            serial = next(iter(self._waiting))
+            data = self._waiting.pop(serial)
+            if serial in self._pending:
+                self._output += data
+                self._unanswered.add(serial)
 
     def match(self, rule: MatchRule, callback: SignalCallback) -> Subscription:
         """Subscribe to signals."""
@@ -284,8 +295,8 @@ class SystemBus:
             if self._auth.authenticated:
                 # data_to_send answers None once it succeeded: the closing line is the caller's to send.
                 self._auth = None
-                self._output += b"BEGIN\r\n" + self._queued
-                self._queued.clear()
+                self._output += b"BEGIN\r\n"
+                self._let_go()
             self.flush()
             return
         try:
@@ -322,7 +333,12 @@ class SystemBus:
                 )
             )
         elif kind is kinds.method_return or kind is kinds.error:
-            pending = self._pending.pop(fields.get(names.reply_serial, 0), None)
+            serial = fields.get(names.reply_serial, 0)
+            self._unanswered.discard(serial)
+            if self._waiting:
+                self._let_go()
+                self.flush()
+            pending = self._pending.pop(serial, None)
             if pending is None or pending.callback is None:
                 return
             if kind is kinds.error:
@@ -373,6 +389,8 @@ class SystemBus:
             self._timer.cancel()
         sock.close()
         pending, self._pending = self._pending, {}
+        self._waiting.clear()
+        self._unanswered.clear()
         self._subscriptions.clear()
         for call in pending.values():
             if call.callback is not None:

@@ -11,7 +11,7 @@ import os
 
 from graced.base.clock import boot_id
 from graced.base.errors import FormatError, StoreError, TrustError
-from graced.base.json import get_dict, get_str, loads_object, opt_str
+from graced.base.json import canonical, get_dict, get_str, loads_object, opt_str
 from graced.base.log import ERR, INFO, WARNING, log
 from graced.base.messages import LEDGER_BROKEN, LEDGER_CHECKPOINT
 from graced.runtime.peer import ADMIN, READ
@@ -125,9 +125,10 @@ class LedgerInterface(LedgerReading):
             raise VarlinkError(f"{self.name}.PermissionDenied", {"method": f"Append {kind}", "needed": needed})
         if self.failure is not None and self._loop.now_s() < self._retry_at_s:
             raise VarlinkError(f"{self.name}.Unavailable", {"reason": self.failure})
+        data = get_dict(parameters, "data")
         entry = Entry(
             kind=kind,
-            data=get_dict(parameters, "data"),
+            data=data,
             actor=call.peer.name,
             uid=call.peer.uid,
             unit=opt_str(parameters, "unit"),
@@ -135,6 +136,7 @@ class LedgerInterface(LedgerReading):
             intent_id=opt_str(parameters, "intent_id"),
             kid=opt_str(parameters, "kid"),
             signature=opt_str(parameters, "signature"),
+            payload=canonical(data),
         )
         if entry.kid is not None:
             self.refresh()

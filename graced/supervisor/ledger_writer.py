@@ -272,7 +272,7 @@ class LedgerWriter:
             raise FormatError(error.message, path="$.kid") from error
         if key.signer != SIGNER_OF.get(entry.kind):
             raise FormatError(f"{key.signer} does not sign a {entry.kind}", path="$.kid")
-        if not verify(key.public_bytes(), context_of(entry.kind), canonical(entry.data), signature):
+        if not verify(key.public_bytes(), context_of(entry.kind), _payload(entry), signature):
             raise FormatError(f"the signature is not {entry.kid}'s over this data", path="$.signature")
 
     def stage(self, entry: Entry) -> int:
@@ -346,7 +346,7 @@ class LedgerWriter:
             elif task_id is not None:
                 tasks.append((number, task_id))
             if kid is not None and entry.signature is not None:
-                digest = sha256(context_of(entry.kind) + canonical(entry.data)).digest()
+                digest = sha256(context_of(entry.kind) + _payload(entry)).digest()
                 signatures.append((digest, kid, decode_base64(entry.signature, "the signature"), number))
         self._store.put_subjects(tasks, subjects)
         self._store.put_signatures(signatures)
@@ -375,6 +375,10 @@ class LedgerWriter:
             self._store.db.rollback()
             raise
         return True
+
+
+def _payload(entry: Entry) -> bytes:
+    return canonical(entry.data) if entry.payload is None else entry.payload
 
 
 def _broken(detail: str) -> StoreError:

@@ -11,13 +11,14 @@ import time
 import pytest
 
 from graced.base.errors import HostError
-from graced.host.dbus import DBUS_NAME, DBUS_PATH, DBusError, MatchRule, SystemBus
+from graced.host.dbus import DBUS_NAME, DBUS_PATH, MAX_UNANSWERED, DBusError, MatchRule, SystemBus
 
 CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>custom</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow own="*"/>
-<allow eavesdrop="true"/></policy></busconfig>"""
+<allow eavesdrop="true"/></policy>
+<limit name="max_replies_per_connection">{most}</limit></busconfig>"""
 
 
 class FakeTimer:
@@ -28,7 +29,7 @@ class FakeTimer:
 @pytest.fixture
 def bus_path(tmp_path):
     path = tmp_path / "bus"
-    (tmp_path / "bus.conf").write_text(CONFIG.format(path=path))
+    (tmp_path / "bus.conf").write_text(CONFIG.format(path=path, most=MAX_UNANSWERED))
     daemon = subprocess.Popen(
         ["/usr/bin/dbus-daemon", f"--config-file={tmp_path}/bus.conf", "--nofork", "--print-address=1"],
         stdout=subprocess.PIPE,
@@ -89,6 +90,47 @@ def test_error_answer_carries_its_name(bus_path):
     assert isinstance(error, DBusError)
     assert error.name == "org.freedesktop.DBus.Error.NameHasNoOwner"
     bus.close()
+
+
+def test_more_calls_than_the_bus_takes_wait_for_their_turn(bus_path):
+    """A bus's limit: it refuses the call that comes while so many of the connection have no answer."""
+    path, deaf = bus_path[0], connect(bus_path[0])
+    bus = connect(path)
+    unanswered, late, answered = Answers(), Answers(), Answers()
+    for _ in range(MAX_UNANSWERED):
+        bus.call(deaf.unique_name, "/x", "x.y", "Z", callback=unanswered, timeout=60.0)
+    for _ in range(100):
+        bus.call(DBUS_NAME, DBUS_PATH, DBUS_NAME, "GetNameOwner", "s", (DBUS_NAME,), answered)
+    bus.call(deaf.unique_name, "/x", "x.y", "TooLate", callback=late, timeout=0.05)
+    run_until(lambda: late, bus)
+    assert late[0][1].code == "timeout"
+    assert not answered
+    # A call that is answered, even by an error, makes room.
+    deaf.close()
+    run_until(lambda: len(answered) == 100 and len(unanswered) == MAX_UNANSWERED, bus)
+    assert answered == [((DBUS_NAME,), None)] * 100
+    assert {error.name for _reply, error in unanswered} == {"org.freedesktop.DBus.Error.NoReply"}
+    bus.close()
+
+
+def test_a_call_whose_time_was_over_before_its_turn_is_never_sent(bus_path):
+    listener, bus = connect(bus_path[0]), connect(bus_path[0])
+    heard = []
+    listener._dispatch = heard.append
+    late = Answers()
+    for _ in range(MAX_UNANSWERED):
+        bus.call(listener.unique_name, "/x", "x.y", "Before", timeout=60.0)
+    bus.call(listener.unique_name, "/x", "x.y", "TooLate", callback=late, timeout=0.05)
+    run_until(lambda: late, bus, listener)
+    run_until(lambda: len(heard) == MAX_UNANSWERED, listener)
+    for number, message in enumerate(list(heard), 1000):
+        listener._output += listener._wrappers.new_error(message, "x.y.No").serialise(serial=number)
+    listener.flush()
+    bus.call(listener.unique_name, "/x", "x.y", "After", timeout=60.0)
+    run_until(lambda: len(heard) == MAX_UNANSWERED + 1, bus, listener)
+    assert [message.header.fields[bus._low.HeaderFields.member] for message in heard[-1:]] == ["After"]
+    bus.close()
+    listener.close()
 
 
 def test_a_call_nobody_answers_ends_at_its_deadline(bus_path):
