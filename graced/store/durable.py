@@ -126,7 +126,7 @@ class Durable:
 
     def catch_up(self) -> None:
         """Run what was noted, so that a read sees it. Before every read that could miss something."""
-        self._whole()
+        self.check()
         if not self._noted:
             return
         noted, self._noted = self._noted, []
@@ -152,7 +152,8 @@ class Durable:
         """Is the open transaction not what it has to be?"""
         return self._torn or (self._holds and not self._connection.in_transaction)
 
-    def _whole(self) -> None:
+    def check(self) -> None:
+        """Raises StoreError while what failed before has not been rolled back; `catch_up` does so, too."""
         if self._lost:
             raise StoreError(f"{self._db.path}: what failed before has not been rolled back yet", code="io")
 
@@ -160,7 +161,7 @@ class Durable:
         """The turn is on disk on return; nothing of it is, when this raises."""
         if not self._turn:
             return
-        self._whole()
+        self.check()
         if self._stuck:
             self._commit_all()
         else:

@@ -49,8 +49,10 @@ class TaskStore:
     def __init__(self, path: str, *, synchronous: str = "FULL") -> None:
         self.db: Database = open_database(path, MIGRATIONS, synchronous="NORMAL", shrinkable=True)
         self._connection = self.db.connection
-        # of the tasks that were noted: those that came, by their key, and those that ended
+        # of the tasks that were noted: whether any came, by their key, and those that were leased and that ended
+        self._fresh = False
         self._came: dict[str, int] = {}
+        self._leased: set[int] = set()
         self._ended: set[int] = set()
         try:
             self.durable = Durable(self.db, sync=synchronous == "FULL", fold=self._folded)
@@ -87,7 +89,9 @@ class TaskStore:
         return fold(statements)
 
     def _all_written(self) -> None:
+        self._fresh = False
         self._came = {}
+        self._leased = set()
         self._ended = set()
 
     def _tasks(self, where: str, values: tuple[Any, ...]) -> list[Task]:
@@ -95,9 +99,13 @@ class TaskStore:
 
     def _bounded(self, where: str, values: tuple[Any, ...], room: int) -> tuple[list[Task], bool]:
         """Tasks until their texts are `room` bytes together, at least one; and whether there were more."""
+        self.durable.catch_up()
+        return self._read(where, values, room)
+
+    def _read(self, where: str, values: tuple[Any, ...], room: int) -> tuple[list[Task], bool]:
+        """As `_bounded`, without what is noted."""
         offset_us, deadline_us = self._offsets.get, self._deadline_us
         tasks: list[Task] = []
-        self.durable.catch_up()
         try:
             for row in self._connection.execute(f"{_SELECT} {where}", values):
                 if room < 0:
@@ -158,9 +166,19 @@ class TaskStore:
         return {key: number for key, number in found.items() if number not in self._ended}
 
     def queued(self, handler: str, start: tuple[int, int], limit: int) -> tuple[list[Task], bool]:
-        """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more."""
+        """Queued tasks of a handler from (rank, id) `start` on, in order; and whether there may be more.
+
+        What is noted is written first only where it would show: while a long queue is worked off, leases and ends stay
+        noted, as they do with a short one that is never read.
+        """
         where = "WHERE handler = ? AND state = 0 AND (rank, id) >= (?, ?) ORDER BY rank, id LIMIT ?"
-        tasks, more = self._bounded(where, (handler, *start, limit), MAX_READ_BYTES)
+        values = (handler, *start, limit)
+        if self._fresh:
+            self.durable.catch_up()
+        self.durable.check()
+        tasks, more = self._read(where, values, MAX_READ_BYTES)
+        if not self._leased.isdisjoint([task.id for task in tasks]):
+            tasks, more = self._bounded(where, values, MAX_READ_BYTES)
         return tasks, more or len(tasks) == limit
 
     def leased(self) -> list[Task]:
@@ -254,14 +272,14 @@ class TaskStore:
             many(statement, rows)
         for statement, rows in steps(brief) if brief else ():
             note(statement, rows)
-            if statement == END:
-                self._ended.update([row[-1] for row in rows])
+            (self._ended if statement == END else self._leased).update([row[-1] for row in rows])
         for statement, rows in insertions(new) if new else ():
             came = keys_of(statement, rows)
             if came is None:
                 many(statement, rows)
             else:
                 note(statement, rows)
+                self._fresh = True
                 self._came.update([(key, number) for key, number in came if key is not None])
         if events:
             many(_EVENT, events)

@@ -9,7 +9,7 @@ from graced.base.errors import StoreError
 from graced.htm.engine import Engine
 from graced.htm.lease import Worker
 from graced.htm.timeline import Timeline
-from graced.model.task import CANCELLED, COLUMNS, DONE, FAILED
+from graced.model.task import CANCELLED, COLUMNS, DONE, FAILED, LEASED
 from graced.store.db import open_database
 from graced.store.tasks import TaskStore
 from graced.store.taskschema import MIGRATIONS
@@ -204,6 +204,30 @@ def test_a_key_is_known_though_its_task_is_only_noted(tmp_path):
     engine.revert()
     assert store.live_with_key("k") == 0
     assert submit() == (3, False)
+    store.close()
+
+
+def test_the_queue_is_read_past_what_is_noted_and_never_says_what_was_leased(tmp_path):
+    store, engine = open_engine(str(tmp_path / "q.db"), ManualClock())
+    for _ in range(5):
+        engine.submit("h", "t", origin="root")
+    commit(store, engine)
+    start = (-(1 << 62), 0)
+    tasks = store.queued("h", start, 9)[0]
+    assert [task.id for task in tasks] == [1, 2, 3, 4, 5], "new tasks are written first"
+    assert not store.durable._noted
+
+    engine.worker_came(Worker("w", 0, "h", 2, None))
+    engine.dispatch()
+    engine.complete(engine.lease(1, 1, 0), "{}")
+    commit(store, engine)
+    assert store.durable._noted, "a lease and an end are noted"
+    assert [task.id for task in store.queued("h", (tasks[2].rank, 3), 9)[0]] == [3, 4, 5]
+    assert store.durable._noted, "and stay noted when a part of the queue is read that they are not in"
+    assert [task.id for task in store.queued("h", start, 9)[0]] == [3, 4, 5]
+    assert not store.durable._noted
+    assert store.load(1).state == DONE
+    assert store.load(2).state == LEASED
     store.close()
 
 
