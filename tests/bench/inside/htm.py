@@ -84,7 +84,7 @@ def rates(path: str, pid: str, where: str, kind: str) -> dict[str, Any]:
     fast = load.dispatch(path, fast_count, 1000)
     slow = load.dispatch(path, slow_count, 50)
     least_slow = relay(f"{where}/relay", slow_count, 50)
-    redelivered = load.redelivery(path, 5 if quick else 50)
+    redelivered = load.redelivery(path, 5 if quick else 200)
     if left := load.not_done(line):
         give_up(f"every task was acknowledged as completed, and the queue says: {left}")
     return {
