@@ -346,7 +346,10 @@ class Brain:
         return Change(incidents=tuple(incidents), intents=tuple(intents))
 
     def on_telemetry(self, data: JsonDict) -> Change:
-        """An event layer3.telemetry.stream: findings that cleared by themselves or by a human close their incidents."""
+        """An event layer3.telemetry.stream: findings that cleared by themselves or by a human close their incidents.
+
+        What is still there is tried again when its pause is over, as it was last reported.
+        """
         changes = []
         for cleared in opt_list(data, "cleared") or []:
             key = (get_str(cleared, "unit"), get_str(cleared, "finding"))
@@ -358,8 +361,16 @@ class Brain:
                 changes.append(Change(incidents=(self._open[key],)))
             else:
                 changes.append(self._gone(incident))
-        incidents = tuple(one for change in changes for one in change.incidents)
-        return Change(incidents=incidents, closed=tuple(one for change in changes for one in change.closed))
+        now_us = self._clock.boottime_us()
+        for one in [one for one in self._open.values() if not one.active and 0 < one.retry_boottime_us <= now_us]:
+            report = self._reports.get(one.key)
+            if report is not None:
+                changes.append(self._reported(report, one.replace(retry_boottime_us=0)))
+        return Change(
+            incidents=tuple(one for change in changes for one in change.incidents),
+            closed=tuple(one for change in changes for one in change.closed),
+            intents=tuple(one for change in changes for one in change.intents),
+        )
 
     def _gone(self, incident: Incident) -> Change:
         outcome = OBSERVED_OUTCOME if incident.outcome in {OPEN, HELD} else incident.outcome

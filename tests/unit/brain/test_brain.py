@@ -96,6 +96,38 @@ def test_a_failure_escalates_and_is_retried_at_a_bounded_rate(brain, clock):
     assert 24 <= tries <= 32, "about one try an hour for as long as it lasts"
 
 
+def test_what_failed_is_tried_again_when_its_pause_is_over_and_not_a_report_later(brain, clock):
+    heal(brain, status="failed", tried=[("a", False)])
+    for number, pause_s in enumerate((60, 120, 240), 2):
+        clock.advance_us((pause_s - 1) * 1_000_000)
+        assert brain.on_telemetry({}) == Change()
+        clock.advance_us(1_000_000)
+        change = brain.on_telemetry({})
+        assert [one.incident.tries for one in change.intents] == [number]
+        assert change.incidents[0].active
+        assert brain.on_telemetry({}).intents == brain.on_anomaly(anomaly()).intents == (), "once"
+        brain.submitted(change.intents[0].incident.id, f"task_{number}")
+        brain.on_completed(f"task_{number}", result("failed", tried=[("a", False)]))
+
+
+def test_what_is_gone_when_its_pause_is_over_is_closed_and_not_tried(brain, clock):
+    heal(brain, status="failed", tried=[("a", False)])
+    clock.advance_us(60_000_000)
+    change = brain.on_telemetry({"cleared": [{"unit": "nginx.service", "finding": "unit.failed"}]})
+    assert len(change.closed) == 1
+    assert change.intents == ()
+    assert brain.on_telemetry({}) == Change()
+
+
+def test_a_refusal_is_not_asked_again_with_every_telemetry(brain, clock):
+    heal(brain, status="failed", tried=[("a", False)])
+    clock.advance_us(60_000_000)
+    change = brain.on_telemetry({})
+    brain.not_submitted(change.intents[0].incident.id, "the queue is full")
+    assert brain.on_telemetry({}).intents == ()
+    assert brain.on_anomaly(anomaly()).intents, "but with the next report"
+
+
 def test_one_heal_per_unit(brain):
     assert brain.on_anomaly(anomaly(finding="unit.failed")).intents
     second = brain.on_anomaly(anomaly(finding="unit.hung"))
