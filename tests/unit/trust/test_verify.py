@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from graced.base.errors import TrustError
+from graced.trust.keys import GOVERNANCE, Signer
 from graced.trust.merkle import leaf_hash
 from graced.trust.note import verifier_key
 from graced.trust.proof import Proof
@@ -129,6 +130,16 @@ def test_keys_learned_in_between_change_nothing(name: str, monkeypatch: pytest.M
     late = verify_export(Memory(CASES[name][0]), [KEY], [anchor(ROWS)])
     monkeypatch.setattr("graced.trust.audit._MAX_WAITING_BYTES", 0)
     assert verify_export(Memory(CASES[name][0]), [KEY], [anchor(ROWS)]) == late
+
+
+@pytest.mark.parametrize("most_bytes", [0, 4 << 20])
+def test_a_key_of_a_later_bundle_is_known(most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graced.trust.audit._MAX_WAITING_BYTES", most_bytes)
+    governor = Signer(b"g" * 32, GOVERNANCE, "late")
+    change = [key_entry(COUNT, "activate", governor), entry(COUNT + 1, "warrant", {"unit": "x.service"}, governor)]
+    report = verify_export(Memory(export([*ROWS, *change])), [KEY])
+    assert report.ok, report
+    assert report.signatures == 1 + 14 + 1
 
 
 def test_most_of_an_export_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
