@@ -240,8 +240,7 @@ class SystemBus:
     def _let_go(self) -> None:
         """Move to the output what may be sent now; a call whose deadline is over is not sent any more."""
         while self._auth is None and self._waiting and len(self._unanswered) < MAX_UNANSWERED:
-            serial = next(iter(self._waiting))
-            data = self._waiting.pop(serial)
+            data = self._waiting.pop(serial := next(iter(self._waiting)))
             if serial in self._pending:
                 self._output += data
                 self._unanswered.add(serial)
@@ -335,10 +334,11 @@ class SystemBus:
         elif kind is kinds.method_return or kind is kinds.error:
             serial = fields.get(names.reply_serial, 0)
             self._unanswered.discard(serial)
+            # Before the flush, which may lose the connection and fail whatever has no answer.
+            pending = self._pending.pop(serial, None)
             if self._waiting:
                 self._let_go()
                 self.flush()
-            pending = self._pending.pop(serial, None)
             if pending is None or pending.callback is None:
                 return
             if kind is kinds.error:
