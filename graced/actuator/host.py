@@ -10,7 +10,7 @@ from graced.actuator.lkg import GoodStore, make_directories
 from graced.actuator.steps import RUBBISH_GRACE_S, Verbs
 from graced.actuator.trial import Trials
 from graced.actuator.undo import DONE, UndoJournal, new_act_id
-from graced.actuator.units import CHANGED, Units
+from graced.actuator.units import Units
 from graced.actuator.warrant import Nonces
 
 TYPE_CHECKING = False
@@ -78,8 +78,7 @@ class Host:
             await self.verbs.kill_if_stuck(record.unit)
         elif not state.job and state.load_state == "loaded" and _left_down(record, state):
             await self.units.reset_failed(record.unit)
-            (changed_us,) = await self.units.values(record.unit, CHANGED)
-            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S, changed_us)
+            result = await self.units.job("StartUnit", record.unit, _START_LIMIT_S)
             if result != "done":
                 problems.append(f"starting {record.unit}: {result}")
         self.undo.close(record, DONE, {**record.act, "recovered": True, "problems": problems})

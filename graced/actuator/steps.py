@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 
 from graced.actuator.holds import check_package_manager
-from graced.actuator.units import CHANGED
 from graced.base.errors import HostError
 from graced.heal import playbook as words
 from graced.runtime.loop import Expired, Future
@@ -70,10 +69,10 @@ class Verbs:
         """`grace_s`: time to stop by itself (a store may be writing its data), before its processes are killed."""
         # Also when it is not failed: the attempts so far count against the start limit.
         await self._units.reset_failed(unit)
-        control_group, changed_us = await self._units.values(unit, "ControlGroup", CHANGED)
+        (control_group,) = await self._units.values(unit, "ControlGroup")
         if hung(control_group):
             await self._kill(unit, limit_s)
-        done = self._loop.spawn(self._job("RestartUnit", unit, limit_s, changed_us))
+        done = self._loop.spawn(self._job("RestartUnit", unit, limit_s))
         done.when_done(_nothing)
         timer = self._loop.call_later(grace_s, lambda: self._loop.spawn(self.kill_if_stuck(unit)))
         try:
@@ -123,12 +122,9 @@ class Verbs:
             f"main pid {main_pid}, {len(alive)} processes{', hung' if hung(control_group) else ''}"
         )
 
-    async def _job(self, member: str, unit: str, limit_s: float, changed_us: int | None = None) -> str:
-        """`changed_us` when it is known already."""
-        if changed_us is None:
-            (changed_us,) = await self._units.values(unit, CHANGED)
+    async def _job(self, member: str, unit: str, limit_s: float) -> str:
         try:
-            result = await self._units.job(member, unit, limit_s, changed_us)
+            result = await self._units.job(member, unit, limit_s)
         except Expired as error:
             raise StepFailed(error.message) from error
         if result != "done":

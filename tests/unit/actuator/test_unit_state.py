@@ -141,10 +141,12 @@ def restart(monkeypatch):
     """A RestartUnit under way, its bus, and what the next bus says."""
     buses = []
     later = [said(active="active", StateChangeTimestampMonotonic=100)]
-    monkeypatch.setattr(units.SystemBus, "connect", lambda: buses.append(Bus(later[0])) or buses[-1])
+    monkeypatch.setattr(
+        units.SystemBus, "connect", lambda: buses.append(Bus(later[0] if buses else said())) or buses[-1]
+    )
     monkeypatch.setattr(units, "_LOST_BUS_POLL_S", 0.001)
     loop = Loop()
-    job = loop.spawn(units.Units(loop).job("RestartUnit", "redis.service", 5.0, 99))
+    job = loop.spawn(units.Units(loop).job("RestartUnit", "redis.service", 5.0))
     job.when_done(lambda _job: None)
     loop.run_once(0)
     loop.run_once(0)
