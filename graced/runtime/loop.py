@@ -170,6 +170,11 @@ class Loop:
         """Run it in the next turn."""
         self._ready.append(callback)
 
+    @property
+    def idle(self) -> bool:
+        """Is nothing else due in this turn? For callbacks of `call_soon`, which come before what was waited for."""
+        return not self._ready
+
     def call_later(self, delay_s: float, callback: Callable[[], object]) -> Timer:
         """Run it after `delay_s` seconds."""
         timer = Timer(time.monotonic() + delay_s, callback)

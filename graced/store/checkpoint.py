@@ -19,7 +19,9 @@ import sqlite3
 from graced.store.db import translate
 
 FEW_PAGES = 256
-"""What the writer copies by itself: a few milliseconds."""
+"""What the writer copies by itself at most: a few milliseconds."""
+BEST_PAGES = 32
+"""What the thread tries to leave to it: half a millisecond."""
 MAX_PASSES = 6
 
 
@@ -56,7 +58,7 @@ class Backfill:
         left = pages - copied
         for _ in range(MAX_PASSES):
             # Pages that were written during the pass are left; a pass over few pages leaves fewer.
-            if left <= FEW_PAGES or self._stopped:
+            if left <= BEST_PAGES or self._stopped:
                 break
             before = left
             pages, copied = passive(self._connection, self._path)

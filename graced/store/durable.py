@@ -2,10 +2,10 @@
 
 A statement that may fail runs at once (`many`), inside a transaction that stays open over many turns, and so refuses
 its turn before anything is promised. One that cannot is only noted (`note`), and run with its like when somebody is
-about to read (`catch_up`) or at the end: what a row went through meanwhile is then one statement. `commit` writes the
-turn's statements to the redo log and waits for the disk; `settle` is SQLite's own commit, a little later, without
-waiting. A turn that is rolled back takes the whole transaction with it; the turns before it are done again from the
-log, as after a kill.
+about to read (`catch_up`), when there is time, or at the end: what a row went through meanwhile is then one statement.
+`commit` writes the turn's statements to the redo log and waits for the disk; `settle` is SQLite's own commit, a little
+later, without waiting. A turn that is rolled back takes the whole transaction with it; the turns before it are done
+again from the log, as after a kill.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Durable:
         # noted and not run yet, those of this turn from `_mark` on
         self._noted: list[Statement] = []
         self._mark = 0
+        self.noted_rows = 0
         # does the open transaction hold something of this turn, of earlier ones, or half of something?
         self._dirty = False
         self._holds = False
@@ -130,6 +131,7 @@ class Durable:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
+        self.noted_rows = 0
         self._dirty = self._dirty or len(noted) > self._mark
         self._holds = self._holds or self._mark > 0
         self._mark = 0
@@ -167,7 +169,9 @@ class Durable:
         else:
             try:
                 self.log.append(marshal.dumps(self._turn, _MARSHAL_VERSION))
-                self.unsettled += sum([len(rows) for _, rows in self._turn])
+                rows = sum([len(rows) for _, rows in self._turn])
+                self.unsettled += rows
+                self.noted_rows += rows
                 self._holds = self._holds or self._dirty
             except Full:
                 self._commit_all()

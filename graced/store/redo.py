@@ -70,6 +70,7 @@ class RedoLog:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.posix_fallocate(fd, 0, HEAD_BYTES + 2 * SEGMENT_BYTES)
+            _write_once(path, fd)
             os.pwrite(fd, _HEAD.pack(_TITLE, salt, identity), 0)
             if sync:
                 os.fsync(fd)
@@ -285,6 +286,15 @@ def _end_of(place: int) -> int:
 
 def _room(length: int) -> int:
     return -(-(_RECORD.size + length) // SECTOR_BYTES) * SECTOR_BYTES
+
+
+def _write_once(path: str, fd: int) -> None:
+    """Zeros over all segments: the first record in a block that was never written would wait for the file system, too.
+
+    A host with few tasks does not come round for months.
+    """
+    if os.pwritev(fd, [bytes(SEGMENT_BYTES // 64)] * 128, HEAD_BYTES) != 2 * SEGMENT_BYTES:
+        raise OSError(errno.EIO, "a write was cut short", path)
 
 
 def _damaged(path: str, detail: str) -> StoreError:

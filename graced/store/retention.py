@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
     Cursor: TypeAlias = tuple[int, int]
     Key: TypeAlias = tuple[str, str, int, int]
+    Rows: TypeAlias = tuple[tuple[int, int], ...]
 
 SHELVES = ((DONE, CANCELLED), (FAILED, DEAD))
 START = (-1, -1)
-MAX_SLICE_ROWS = 100
+MAX_SLICE_ROWS = 32
 MAX_SLICE_BYTES = 256 << 10
-_LOOK_ROWS = 400
+_LOOK_ROWS = 100
 
 _REFERRED = (
     "(EXISTS(SELECT 1 FROM task c WHERE c.parent = t.id AND c.state < 3)"
@@ -86,7 +87,7 @@ class Slice(Record):
     finished that is not due yet, None when there is none.
     """
 
-    rows: tuple[tuple[int, int], ...]
+    rows: Rows
     text: bytes
     cursor: Cursor | None
     next_us: int | None = None
@@ -146,7 +147,7 @@ class Reader:
             self._connection = None
 
 
-def remove(store: TaskStore, rows: tuple[tuple[int, int], ...]) -> tuple[list[int], dict[Key, int]]:
+def remove(store: TaskStore, rows: Rows) -> tuple[list[int], dict[Key, int]]:
     """Delete those of (id, finished_us) that are still as they were, with events and tally, in this turn.
 
     Returns the deleted numbers and how many there were by (handler, origin, priority, state). Raises StoreError: then

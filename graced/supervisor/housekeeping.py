@@ -2,8 +2,10 @@
 
 Order of a move: a thread finds due tasks, writes them to the archive and syncs it; then the loop deletes the rows in
 the turn's own transaction. A crash or a refused commit in between leaves them in both places, and they are archived
-again: twice in the archive, never in neither. The loop's part is a slice of a few milliseconds; between two slices it
-rests several times as long while the queue is busy (as long, when it is far behind), and not at all while it is idle.
+again: twice in the archive, never in neither. A slice is a millisecond of the loop, and about as much of a processor
+for the thread: what comes meanwhile waits for it. Between two slices they rest many times as long while the queue is
+busy, less while more tasks end than go, and not at all while it is idle. When all that was due has gone, more may
+collect for a second.
 """
 
 from __future__ import annotations
@@ -22,21 +24,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from graced.base.json import JsonDict
     from graced.runtime.loop import Loop, Timer
-    from graced.store.retention import Cursor
+    from graced.store.retention import Cursor, Rows
     from graced.supervisor.keep import Keep
     from graced.supervisor.queue import Queue
 
 LOOK_SECONDS = 1.0
 RESWEEP_SECONDS = 60.0
 RETRY_SECONDS = 30.0
-SLICE_SECONDS = 0.003
+SLICE_SECONDS = 0.001
 """What the loop's part of a slice should take; the number of rows follows."""
-REST = 4.0
-"""Of a busy queue's loop, one part in this many more."""
-FAR_BEHIND = 10
-"""So many times what is to be kept: then half of the loop."""
-MIN_SLICE_ROWS = 10
-SHRINK_PAGES = 48
+MIN_SLICE_ROWS = 5
+GENTLE = 9.0
+"""Of a busy queue's loop, one part in this many more; down to one part in two while ended tasks pile up."""
+LEAST_SECONDS = 0.002
+"""A slice counts as so long at least: its other costs are not the loop's."""
+PILED_UP = 3
+"""Times what is to be kept: what comes in faster than it is archived may become so many."""
+BUSY_SECONDS = 0.25
+"""So long after its last turns a queue still counts as busy."""
+SHRINK_PAGES = 20
 SPARE_PAGES = 4096
 """Free pages that are no reason to move others: the next tasks will use them."""
 
@@ -68,8 +74,14 @@ class Housekeeping:
         self._archive = Archive(directory, keep.archive_max_bytes)
         self._cursors: list[Cursor] = [START for _ in SHELVES]
         self._look_at_us: list[int | None] = [0 for _ in SHELVES]
+        # a shelf that was emptied rests until then
+        self._not_before_s = [0.0 for _ in SHELVES]
         self._rows = MAX_SLICE_ROWS // 2
         self._running = self._shrinking = False
+        self._busy_until_s = 0.0
+        # ended tasks at the last slice, and how many times as long as it the loop rested
+        self._there = 0
+        self._times = GENTLE
         self._started = False
         self._timer: Timer | None = None
         self.turns = 0
@@ -99,6 +111,7 @@ class Housekeeping:
         self._keep = keep
         self._archive.max_bytes = keep.archive_max_bytes
         self._look_at_us = [0 for _ in SHELVES]
+        self._not_before_s = [0.0 for _ in SHELVES]
         if self._started:
             self._plan(0.0)
 
@@ -107,6 +120,10 @@ class Housekeeping:
         self.log.committed()
         if self._timer is None and not self._running and self._started:
             self._plan(LOOK_SECONDS)
+
+    def refused(self) -> None:
+        """What the last turn deleted is there again: begin with it."""
+        self._cursors = [START for _ in SHELVES]
 
     def _plan(self, delay_s: float) -> None:
         if self._timer is not None:
@@ -127,20 +144,24 @@ class Housekeeping:
         if self._running or self._queue.error:
             return
         now_us = self._queue.timeline.now_us()
-        cutoff_us = now_us - int(self._keep.seconds * 1e6)
-        wake_us: list[int] = []
+        now_s, cutoff_us = self._loop.now_s(), now_us - int(self._keep.seconds * 1e6)
+        waits_s: list[float] = []
         for shelf, (finished, look_at_us) in enumerate(zip(self._finished(), self._look_at_us, strict=True)):
             excess = max(0, finished - self._keep.count)
             if finished == 0 or look_at_us is None:
                 continue
-            if excess or look_at_us <= cutoff_us:
+            wait_s = self._not_before_s[shelf] - now_s
+            if not excess and look_at_us > cutoff_us:
+                wait_s = max((look_at_us - cutoff_us) / 1e6, LOOK_SECONDS)
+            if wait_s <= 0:
                 self._ask(shelf, cutoff_us, excess)
                 return
-            wake_us.append(look_at_us)
+            waits_s.append(wait_s)
+        began_s = time.monotonic()
         if self._shrink():
-            self._plan(self._rest_s(SLICE_SECONDS))
-        elif wake_us:
-            self._plan(min(max((min(wake_us) - cutoff_us) / 1e6, LOOK_SECONDS), RESWEEP_SECONDS))
+            self._plan(self._rest_s(time.monotonic() - began_s))
+        elif waits_s:
+            self._plan(min(*waits_s, RESWEEP_SECONDS))
 
     def _finished(self) -> list[int]:
         counts = [0] * len(SHELVES)
@@ -181,21 +202,21 @@ class Housekeeping:
         if self._queue.error:
             self._plan(RETRY_SECONDS)
             return
-        began = time.monotonic()
+        began_s = time.monotonic()
         try:
             if outcome.slice.rows:
-                self._queue.attempt(self._take_out, outcome.slice)
+                self._queue.attempt(self._take_out, outcome.slice.rows)
         except StoreError as failure:
             self._failed(failure)
             return
-        spent_s = time.monotonic() - began
+        spent_s = time.monotonic() - began_s
         self.longest_us = max(self.longest_us, int(spent_s * 1e6))
         self._advance(outcome, spent_s)
 
-    def _take_out(self, found: Slice) -> None:
+    def _take_out(self, rows: Rows) -> None:
         book = self._queue.engine.book
         book.write()
-        numbers, counts = remove(self._queue.store, found.rows)
+        numbers, counts = remove(self._queue.store, rows)
         book.removed(numbers, counts)
         self.archived += len(numbers)
 
@@ -203,35 +224,46 @@ class Housekeeping:
         if self._error:
             log(INFO, "finished tasks are archived again")
             self._error = ""
-        found = outcome.slice
+        found, shelf = outcome.slice, outcome.shelf
         if found.rows:
             wanted = int(len(found.rows) * SLICE_SECONDS / max(spent_s, 1e-5))
             self._rows = max(MIN_SLICE_ROWS, min(MAX_SLICE_ROWS, (self._rows + wanted) // 2))
         if found.cursor is None:
-            self._cursors[outcome.shelf] = START
+            self._cursors[shelf] = START
             now_us = self._queue.timeline.now_us()
             # What a live task refers to was passed over: look again, but not at once.
             again_us = now_us - int((self._keep.seconds - RESWEEP_SECONDS) * 1e6)
-            self._look_at_us[outcome.shelf] = again_us if found.next_us is None else found.next_us
+            self._look_at_us[shelf] = again_us if found.next_us is None else found.next_us
+            self._not_before_s[shelf] = self._loop.now_s() + LOOK_SECONDS
         else:
-            self._cursors[outcome.shelf] = found.cursor
+            self._cursors[shelf] = found.cursor
         self._plan(self._rest_s(spent_s))
+
+    @property
+    def _busy(self) -> bool:
+        """Has the queue had turns of its own lately?"""
+        now_s = self._loop.now_s()
+        if self.turns > 1:
+            self._busy_until_s = now_s + BUSY_SECONDS
+        self.turns = 0
+        return now_s < self._busy_until_s
 
     def _rest_s(self, spent_s: float) -> float:
         """How long to leave the loop to the queue."""
-        busy = self.turns > 1
-        self.turns = 0
-        if not busy:
+        if not self._busy:
             return 0.0
-        far_behind = any(finished > FAR_BEHIND * self._keep.count for finished in self._finished())
-        return spent_s if far_behind else max(REST * spent_s, 0.005)
+        there, before = max(self._finished()), self._there
+        self._there = there
+        grows = there > PILED_UP * self._keep.count and there >= before
+        self._times = max(1.0, self._times / 2) if grows else min(GENTLE, self._times * 1.1)
+        return max(spent_s, LEAST_SECONDS) * self._times
 
     def _failed(self, error: StoreError) -> None:
         self.errors += 1
         if not self._error:
             log(WARNING, f"finished tasks are not archived: {error}")
         self._error = f"finished tasks are not archived: {error}"
-        self._cursors = [START for _ in SHELVES]
+        self.refused()
         self._plan(RETRY_SECONDS)
 
     # -- free pages -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graced.store.durable import Durable
     from graced.supervisor.background import Background
 
-DUE_PAGES = 2000
+DUE_PAGES = 1000
 IDLE_PAGES = 250
 """A log of this size is copied when nothing was committed for IDLE_SECONDS: the next start then reads less of it."""
 IDLE_SECONDS = 1.0

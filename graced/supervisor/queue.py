@@ -39,6 +39,9 @@ RETRY_COMMIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.05
 SETTLE_ROWS = 4000
 """SQLite commits the turns of so long, or so many rows; until then they are durable in the redo log."""
+EASE_ROWS = range(48, 257)
+"""So many rows SQLite is told of before, while nobody waits: a millisecond at the end is one for whoever comes then.
+More come in bursts, and those are told of once: the row of a task that is done soon is then written once."""
 
 
 def _jitter() -> float:
@@ -178,12 +181,24 @@ class Queue:
             self.house.turns += 1
         if self.store.durable.unsettled >= SETTLE_ROWS:
             self._settle_soon()
-        elif self._settling is None:
+            return
+        if self._settling is None:
             self._settling = self._loop.call_later(SETTLE_SECONDS, self._settle_soon)
+        if self.store.durable.noted_rows in EASE_ROWS:
+            self._loop.call_soon(self._ease)
 
     def _settle_soon(self) -> None:
         # at the front of the next turn: what this one promised leaves before
         self._loop.call_soon(self.settle)
+
+    def _ease(self) -> None:
+        """Tell SQLite of what has come, so that `settle` has less to do. Never raises StoreError."""
+        if not self._loop.idle:
+            return
+        try:
+            self.store.durable.catch_up()
+        except StoreError as error:
+            self.refuse(error)
 
     def _settled(self) -> None:
         self.on_commit()
@@ -217,6 +232,8 @@ class Queue:
         except StoreError as worse:
             # memory cannot follow what is on disk any more: only a new start can, and says so while it cannot
             raise SystemExit(f"the queue cannot be read back after a failed commit, leaving: {worse}") from worse
+        if self.house is not None:
+            self.house.refused()
         # callers are tried at once; what the queue does by itself, not before this
         if self._retry is None:
             self._retry = self._loop.call_later(RETRY_COMMIT_SECONDS, self._again)

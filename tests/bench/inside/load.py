@@ -43,6 +43,8 @@ class Line:
         self.socket.settimeout(PATIENCE_SECONDS)
         self.socket.connect(path)
         self._rest = b""
+        # One buffer: a new one of this size is mapped, and unmapped, for each reply.
+        self._buffer = bytearray(1 << 20)
 
     def fileno(self) -> int:
         """For poll."""
@@ -55,9 +57,10 @@ class Line:
     def take(self) -> bytes:
         """The whole frames that have come, waiting for the first. Raises Failed for an error reply."""
         while True:
-            data = self.socket.recv(1 << 20)
-            if not data:
+            count = self.socket.recv_into(self._buffer)
+            if not count:
                 raise Failed("the daemon closed the connection")
+            data = bytes(memoryview(self._buffer)[:count])
             whole, nul, rest = data.rpartition(b"\0")
             if not nul:
                 self._rest += data

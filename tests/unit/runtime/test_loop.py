@@ -55,6 +55,23 @@ def test_a_callback_that_calls_soon_does_not_keep_the_turn(loop):
     assert len(turns) == 3
 
 
+def test_a_callback_sees_whether_anything_else_is_due(loop):
+    ours, theirs = os.pipe()
+    seen = []
+    try:
+        loop.add_reader(ours, lambda: seen.append("read"))
+        loop.call_soon(lambda: seen.append(loop.idle))
+        loop.run_once(0)
+        os.write(theirs, b"x")
+        loop.call_soon(lambda: seen.append(loop.idle))
+        loop.run_once(0)
+    finally:
+        loop.remove_reader(ours)
+        os.close(ours)
+        os.close(theirs)
+    assert seen == [True, False, "read"]
+
+
 def test_a_future_keeps_its_first_result_and_calls_back_also_when_it_is_late(loop):
     future = Future()
     early = []

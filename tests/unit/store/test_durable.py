@@ -427,3 +427,19 @@ def test_syncing_a_log_that_is_not_there_is_nothing(tmp_path):
     connection.execute("CREATE TABLE t (x)")
     durable.sync_log(str(tmp_path / "some.db"))
     connection.close()
+
+
+def test_it_counts_what_sqlite_was_not_told_of(store):
+    store.note(1, 2)
+    assert store.durable.noted_rows == 0, "the turn has not ended"
+    store.durable.commit()
+    assert store.durable.noted_rows == 2
+    store.note(3)
+    store.durable.rollback()
+    assert store.durable.noted_rows == 2
+    store.durable.catch_up()
+    assert (store.durable.noted_rows, store.keys()) == (0, [1, 2])
+    store.note(4)
+    store.durable.commit()
+    store.durable.settle()
+    assert store.durable.noted_rows == 0

@@ -294,3 +294,23 @@ def test_what_cannot_be_made_says_why(path, monkeypatch, number, code):
     with pytest.raises(StoreError) as caught:
         made(path)
     assert caught.value.code == code
+
+
+def test_every_block_is_written_once_before_its_first_record(path, monkeypatch):
+    made(path).close()
+    size = os.stat(path)
+    assert size.st_blocks * 512 >= size.st_size
+    # FIEMAP would tell; a file system that keeps no extents (tmpfs) has nothing to tell
+    monkeypatch.setattr(redo.os, "pwritev", lambda fd, buffers, place: sum(map(len, buffers)) - 1)
+    with pytest.raises(StoreError, match="cut short"):
+        made(path)
+    monkeypatch.undo()
+    written = []
+    pwritev = os.pwritev
+    monkeypatch.setattr(
+        redo.os,
+        "pwritev",
+        lambda fd, buffers, at: written.append((at, at + sum(map(len, buffers)))) or pwritev(fd, buffers, at),
+    )
+    made(path).close()
+    assert written == [(redo.HEAD_BYTES, redo.HEAD_BYTES + 2 * redo.SEGMENT_BYTES)]

@@ -300,5 +300,36 @@ def test_between_two_slices_a_busy_queue_is_left_alone_and_an_idle_one_not(house
     # SQLite commits many turns at once, so its commits say nothing about how busy the queue is
     house.finish(3)
     assert house.house.turns > 1
-    assert house.house._rest_s(0.002) == pytest.approx(0.008)
-    assert house.house._rest_s(0.002) == 0.0
+    assert house.house._rest_s(0.01) == pytest.approx(0.09)
+    assert house.house._rest_s(0.0001) == pytest.approx(0.018)
+    # busy a moment ago: a task every 20 ms is load, too
+    assert house.house._rest_s(0.01) == pytest.approx(0.09)
+    house.house._busy_until_s = 0.0
+    assert house.house._rest_s(0.01) == 0.0
+
+
+def test_while_more_tasks_end_than_go_it_rests_less(house):
+    def rests(count):
+        for _ in range(count):
+            house.house.turns = 2
+            yield house.house._rest_s(0.01)
+
+    house.house.reload(Keep(seconds=86400.0, count=100))
+    house.finish(290)
+    assert list(rests(3)) == pytest.approx([0.09] * 3), "not piled up yet"
+    house.finish(20)
+    # nothing was archived between these: it grows, or stays
+    assert list(rests(5)) == pytest.approx([0.045, 0.0225, 0.01125, 0.01, 0.01])
+    house.house._there += 1
+    assert list(rests(1)) == pytest.approx([0.011]), "fewer than before"
+
+
+def test_what_was_emptied_may_collect_for_a_while(house):
+    house.finish(300)
+    house.tidy(Keep(seconds=86400.0, count=100))
+    house.finish(10)
+    house.house._look()
+    assert not house.house._running, "it was empty a moment ago"
+    house.house._not_before_s = [0.0, 0.0]
+    house.house._look()
+    assert house.house._running

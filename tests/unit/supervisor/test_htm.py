@@ -11,6 +11,7 @@ from graced.base.errors import FormatError, StoreError
 from graced.htm.lease import LEASE_US
 from graced.htm.limits import Limits
 from graced.store.tasks import TaskStore
+from graced.supervisor.queue import EASE_ROWS
 from tests.unit.supervisor.htm_desk import Caller, Desk, plain, refused
 
 
@@ -306,3 +307,44 @@ def test_the_error_goes_away_by_itself_once_the_disk_takes_a_commit(desk, monkey
     assert desk.queue.error == ""
     desk.queue.flush()
     assert [lease["task_id"] for lease in stream.leases] == [task_id]
+
+
+def test_sqlite_is_told_of_many_rows_while_nobody_waits(desk):
+    durable, loop = desk.queue.store.durable, desk.loop
+    while durable.noted_rows not in EASE_ROWS:
+        desk.submit()
+    # somebody came at the same time
+    loop.call_soon(lambda: None)
+    loop.run_once(0)
+    assert durable.noted_rows in EASE_ROWS
+    task_id = desk.submit()
+    loop.run_once(0)
+    assert durable.noted_rows == 0
+    assert durable.unsettled > EASE_ROWS.start, "it is not committed"
+    assert desk.get(task_id)["state"] == "queued"
+
+
+def test_a_burst_stays_noted(desk):
+    for _ in range(EASE_ROWS.stop):
+        desk.call("Submit", {"handler": "job", "task_type": "t"}, flush=False)
+    desk.queue.flush()
+    desk.loop.run_once(0)
+    assert desk.queue.store.durable.noted_rows >= EASE_ROWS.stop
+
+
+def test_a_disk_that_fails_while_nobody_waits_is_said(desk, monkeypatch):
+    durable = desk.queue.store.durable
+    while durable.noted_rows not in EASE_ROWS:
+        desk.submit()
+    execute = durable._execute
+
+    def fail(statements):
+        monkeypatch.setattr(durable, "_execute", execute)
+        raise StoreError("no room", code="disk-full")
+
+    monkeypatch.setattr(durable, "_execute", fail)
+    desk.loop.run_once(0)
+    assert "no room" in desk.queue.error
+    desk.queue._again()
+    assert desk.queue.error == ""
+    assert desk.queue.depth >= 3
