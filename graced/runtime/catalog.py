@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 from graced.base.digest import sha256
 from graced.base.errors import ConfigError, StoreError
@@ -34,6 +35,8 @@ DIRECTORIES = {PLAYBOOK: "playbooks", PROFILE: "profiles", POLICY: "policy.d", W
 """Kind of file → its directory; in the order in which one kind refers to the one before."""
 MAX_FILES = 2000
 MAX_READINGS = 3
+SETTLED_NS = 2_000_000_000
+"""A directory that did not change for so long before it was looked at shows each change from then on."""
 
 
 class Entry(Record):
@@ -153,6 +156,7 @@ class Catalog:
         self.refused: list[RefusedFile] = []
         self.store_error = ""
         self._seen: tuple[object, ...] | None = None
+        self._folders: list[_Folder] = []
 
     def directories(self) -> list[str]:
         """All directories that matter, whether they exist or not."""
@@ -194,13 +198,14 @@ class Catalog:
 
     def refresh_if_changed(self) -> bool:
         """Refresh when any file or directory looks different than at the last time; whether it did."""
-        if self._look() == self._seen:
+        if (self._folders and all(folder.same() for folder in self._folders)) or self._look() == self._seen:
             return False
         self.refresh()
         return True
 
     def _look(self) -> tuple[object, ...]:
-        return tuple(_look(directory) for directory in self.directories())
+        self._folders = [_Folder(directory) for directory in self.directories()]
+        return tuple([folder.state for folder in self._folders])
 
     def missing(self, entry: Entry) -> list[str]:
         """What a file would refer to that is not in the running set."""
@@ -317,22 +322,50 @@ def references_missing(entry: Entry, running: dict[str, dict[str, Entry]]) -> li
     return []
 
 
-def _look(directory: str) -> object:
-    """What changes when a file in the directory does: names, inodes, sizes, change times (these cannot be set)."""
-    try:
-        with os.scandir(directory) as entries:
-            files = sorted(_identity(entry) for entry in entries if entry.name.endswith(".toml"))
-        return os.stat(directory).st_mode, tuple(files)
-    except OSError as error:
-        return error.errno
+class _Folder:
+    """A directory as it was looked at: `state` changes when a file in it does.
+
+    A name that comes or goes changes the directory's own times, so `same` looks at these and at the files it knows.
+    Times count in ticks of the kernel's clock: one that had changed just before says nothing of what came right after.
+    """
+
+    __slots__ = ("_files", "_own", "_settled", "directory", "state")
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._files: list[tuple[str, tuple[int, int, int]]] = []
+        self._settled = True
+        try:
+            status = os.stat(directory)
+            self._own: object = _identity(status)
+            self._settled = time.time_ns() - status.st_ctime_ns > SETTLED_NS
+            with os.scandir(directory) as entries:
+                names = sorted(entry.name for entry in entries if entry.name.endswith(".toml"))
+            self._files = [(name, _file(f"{directory}/{name}")) for name in names]
+            self.state: object = status.st_mode, tuple(self._files)
+        except OSError as error:
+            self._own = self.state = error.errno
+
+    def same(self) -> bool:
+        """Is it certainly as it was? False: look again."""
+        try:
+            if _identity(os.stat(self.directory)) != self._own:
+                return False
+        except OSError as error:
+            return error.errno == self._own
+        return self._settled and all(_file(f"{self.directory}/{name}") == was for name, was in self._files)
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    # change times cannot be set
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def _file(path: str) -> tuple[int, int, int]:
     try:
-        status = entry.stat()
+        return _identity(os.stat(path))
     except OSError:
-        return entry.name, 0, 0, 0
-    return entry.name, status.st_ino, status.st_size, status.st_ctime_ns
+        return 0, 0, 0
 
 
 def read_file(path: str) -> bytes:

@@ -207,7 +207,8 @@ class Service:
         for hook in self.before_flush:
             hook()
         dirty, self._dirty = self._dirty, []
-        for connection in dirty:
+        # The last first: what a hook pushes has somebody waiting for the work, the answers only say that it came.
+        for connection in reversed(dirty):
             connection.end_turn()
 
     @property

@@ -39,7 +39,7 @@ RETRY_COMMIT_SECONDS = 1.0
 SETTLE_SECONDS = 0.05
 SETTLE_ROWS = 4000
 """SQLite commits the turns of so long, or so many rows; until then they are durable in the redo log."""
-EASE_ROWS = range(48, 257)
+EASE_ROWS = range(48, 97)
 """So many rows SQLite is told of before, while nobody waits: a millisecond at the end is one for whoever comes then.
 More come in bursts, and those are told of once: the row of a task that is done soon is then written once."""
 

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from graced.base.paths import Paths
+from graced.runtime import catalog as catalogs
 from graced.runtime.catalog import PLAYBOOK, PROFILE, WATCH, Catalog, LastGood
 
 GOOD = 'description = "{0}"\nrisk = "low"\ntier = 2\ntriggers = ["unit.failed"]\n[[step]]\nverb = "restart"\n'
@@ -160,3 +161,63 @@ def test_a_file_that_never_passed_leaves_the_shipped_one_in_force(catalog, tmp_p
     fresh = Catalog(Paths(), LastGood(str(tmp_path / "other")))
     fresh.refresh()
     assert described(fresh) == "shipped"
+
+
+def _write(path):
+    path.write_text(GOOD.format("other"))
+
+
+def _through_a_link(path):
+    (path.parent / "new").write_text(GOOD.format("linked"))
+    path.unlink()
+    path.symlink_to("new")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _write,
+        lambda path: path.with_name("b.toml").write_text(GOOD.format("one more")),
+        lambda path: path.unlink(),
+        lambda path: path.rename(path.with_name("c.toml")),
+        _through_a_link,
+        lambda path: path.parent.chmod(0o777),
+        lambda path: path.parent.rename(path.parent.with_name("away")),
+        lambda path: path.parents[2].joinpath("etc/playbooks/a.toml").write_text(GOOD.format("mine")),
+    ],
+)
+def test_directories_that_did_not_change_are_not_listed_and_each_change_is_found(
+    tmp_path, monkeypatch, change, catalog
+):
+    # none of them has been there for long
+    monkeypatch.setattr(catalogs, "SETTLED_NS", -(10**18))
+    (tmp_path / "etc/watch.d").rmdir()
+    one, listed, scandir = make(tmp_path), [], os.scandir
+    monkeypatch.setattr(catalogs.os, "scandir", lambda directory: listed.append(directory) or scandir(directory))
+    assert not one.refresh_if_changed()
+    assert listed == []
+    change(tmp_path / "share/playbooks/a.toml")
+    assert one.refresh_if_changed()
+    assert listed
+    listed.clear()
+    assert not one.refresh_if_changed()
+    assert listed == []
+
+
+def test_what_a_link_leads_to_is_looked_at(tmp_path, monkeypatch, catalog):
+    monkeypatch.setattr(catalogs, "SETTLED_NS", -(10**18))
+    path = tmp_path / "share/playbooks/a.toml"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    one = make(tmp_path)
+    assert not one.refresh_if_changed()
+    (tmp_path / "elsewhere").write_text(GOOD.format("behind the link"))
+    assert one.refresh_if_changed()
+    assert described(one) == "behind the link"
+
+
+def test_a_directory_that_has_just_changed_is_listed_again(tmp_path, monkeypatch, catalog):
+    one, listed, scandir = make(tmp_path), [], os.scandir
+    monkeypatch.setattr(catalogs.os, "scandir", lambda directory: listed.append(directory) or scandir(directory))
+    assert not one.refresh_if_changed()
+    assert str(tmp_path / "share/playbooks") in listed
