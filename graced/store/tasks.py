@@ -49,6 +49,9 @@ class TaskStore:
     def __init__(self, path: str, *, synchronous: str = "FULL") -> None:
         self.db: Database = open_database(path, MIGRATIONS, synchronous="NORMAL", shrinkable=True)
         self._connection = self.db.connection
+        # What is not committed yet fits into memory, as it does into the redo log. Written to a full disk before its
+        # commit, it could not be done again when that is refused.
+        self._connection.execute("PRAGMA cache_spill=OFF")
         # of the tasks that were noted: whether any came, by their key, and those that were leased and that ended
         self._fresh = False
         self._came: dict[str, int] = {}

@@ -27,7 +27,7 @@ OPTIONS = (
         "keep_finished_count",
         "int",
         100_000,
-        "How many done or cancelled tasks the queue keeps at most, and as many failed or dead ones.",
+        "How many done or cancelled tasks the queue keeps, and as many failed or dead ones; more under load.",
         low=100,
         high=100_000_000,
     ),

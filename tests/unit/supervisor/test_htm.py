@@ -348,3 +348,17 @@ def test_a_disk_that_fails_while_nobody_waits_is_said(desk, monkeypatch):
     desk.queue._again()
     assert desk.queue.error == ""
     assert desk.queue.depth >= 3
+
+
+def test_before_its_commit_sqlite_writes_nothing_however_much_it_is(desk):
+    # what is on disk already when the commit finds it full would be in the way of doing it again
+    def written():
+        return os.stat(f"{desk.path}-wal").st_size
+
+    before = written()
+    for _ in range(300):
+        desk.submit(context={"text": "x" * 20_000})
+    desk.queue.store.durable.catch_up()
+    assert written() == before
+    desk.queue.settle()
+    assert written() > before + 5_000_000
