@@ -454,6 +454,20 @@ def test_an_answer_of_this_turn_can_be_withdrawn(server):
     assert client.connection.unsent_bytes == 0
 
 
+def test_what_a_hook_pushes_leaves_before_the_answers(server, monkeypatch):
+    streams, order = [], []
+    server.echo.Stream = streams.append
+    worker, client = server.client(), server.client()
+    worker.send({**call("Stream"), "more": True})
+    server.loop.run_once(0)
+    server.service.before_flush.append(lambda: server.echo.asked and streams and streams.pop().push(['{"lease":1}']))
+    end_turn = connection.Connection.end_turn
+    monkeypatch.setattr(connection.Connection, "end_turn", lambda one: order.append(one) or end_turn(one))
+    client.send(call("Echo"))
+    assert client.read() == [{"parameters": {}}]
+    assert order == [worker.connection, client.connection]
+
+
 def test_introspection_gives_every_interface(server):
     client = server.client()
     client.send(

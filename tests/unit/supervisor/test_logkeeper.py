@@ -194,6 +194,23 @@ def test_a_reader_holds_the_log_back_and_no_longer_when_it_ends(desk):
     reader.close()
 
 
+@pytest.mark.parametrize(
+    "passes",
+    [
+        # until there is next to nothing left
+        [(1000, 800), (1000, 960), (1000, 970)],
+        # while it gets ahead of the writer
+        [(1000, 800), (1100, 880)],
+    ],
+)
+def test_the_thread_leaves_little_to_the_loop(desk, monkeypatch, passes):
+    backfill, left = Backfill(desk.db.path), list(passes)
+    monkeypatch.setattr("graced.store.checkpoint.passive", lambda _connection, _path: left.pop(0))
+    assert backfill.run() == passes[-1]
+    assert left == []
+    backfill.close()
+
+
 def test_a_second_connection_to_nothing_is_a_store_error(tmp_path):
     with pytest.raises(StoreError):
         connect(str(tmp_path / "none" / "a.db"))
