@@ -239,18 +239,13 @@ class Housekeeping:
             self._cursors[shelf] = found.cursor
         self._plan(self._rest_s(spent_s))
 
-    @property
-    def _busy(self) -> bool:
-        """Has the queue had turns of its own lately?"""
+    def _rest_s(self, spent_s: float) -> float:
+        """How long to leave the loop to the queue."""
         now_s = self._loop.now_s()
         if self.turns > 1:
             self._busy_until_s = now_s + BUSY_SECONDS
         self.turns = 0
-        return now_s < self._busy_until_s
-
-    def _rest_s(self, spent_s: float) -> float:
-        """How long to leave the loop to the queue."""
-        if not self._busy:
+        if now_s >= self._busy_until_s:
             return 0.0
         there, before = max(self._finished()), self._there
         self._there = there
