@@ -21,6 +21,8 @@ class Wire:
         name = interface.rpartition(".")[2]
         self._socket.connect(f"/run/graced/io.graced.{SERVED_BY.get(name, name)}")
         self._rest = b""
+        # One buffer: a new one of this size is mapped, and unmapped, for each reply.
+        self._buffer = bytearray(1 << 20)
 
     def fileno(self) -> int:
         """For select."""
@@ -33,10 +35,10 @@ class Wire:
     def receive(self, timeout_s: float) -> list[Json]:
         """The messages that are there; waits for the first. Empty after `timeout_s`."""
         while select.select([self._socket], [], [], timeout_s)[0]:
-            data = self._socket.recv(1 << 20)
-            if not data:
+            count = self._socket.recv_into(self._buffer)
+            if not count:
                 raise ConnectionError("the daemon closed the connection")
-            *whole, self._rest = (self._rest + data).split(b"\0")
+            *whole, self._rest = (self._rest + self._buffer[:count]).split(b"\0")
             if whole:
                 return [good(json.loads(one)) for one in whole]
         return []
